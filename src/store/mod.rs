@@ -1,0 +1,24 @@
+//! The only SQL. Two planes: *control* (sqlx, checked at compile time; everything a person triggers) and *fleet*
+//! (tokio-postgres under deadpool; readings, heartbeats, sweeps), and dedicated [`session`]s for leases and the
+//! change log. One [`primary`] tracker tells all of them who the primary is.
+//!
+//! Every statement has a name, is measured, and ends for its caller at a deadline of ours, because a frozen host
+//! goes on acknowledging TCP and no timeout of the driver or the kernel ever fires. The statement itself goes on in
+//! its own task: the connection counts against its pool until its fate is known (see [`gate`]).
+
+pub mod control;
+pub mod error;
+pub mod fleet;
+mod gate;
+pub mod primary;
+pub mod session;
+pub mod settings;
+pub mod statement;
+
+pub use control::{Abort, ControlStore};
+pub use error::{Fault, Stage, StoreError};
+pub use fleet::FleetStore;
+pub use primary::{Primary, PrimaryWatch};
+pub use session::Session;
+pub use settings::{Login, Plane, StoreSettings};
+pub use statement::Statement;

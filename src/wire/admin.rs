@@ -1,0 +1,242 @@
+//! The admin listener's shapes.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::domain::access::Role;
+use crate::domain::presence::{Cause, State};
+
+/// A fleet and its policy.
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Fleet {
+    pub id: Uuid,
+    pub name: String,
+    pub heartbeat_interval_s: f64,
+    pub heartbeat_interval_max_s: f64,
+    pub certificate_ttl_s: i64,
+    pub renew_expired_within_s: i64,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: OffsetDateTime,
+}
+
+/// `POST /v1/fleets`
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewFleet {
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$")]
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86_400)]
+    pub heartbeat_interval_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 60, maximum = 315_360_000)]
+    pub certificate_ttl_s: Option<i64>,
+}
+
+/// A device as operators see it.
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Device {
+    pub id: Uuid,
+    pub name: String,
+    /// The fleet's name.
+    pub fleet: String,
+    /// `active`, `suspended` or `decommissioned`.
+    pub state: String,
+    pub tags: Vec<String>,
+    #[schema(value_type = Object)]
+    pub attributes: serde_json::Value,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: OffsetDateTime,
+    /// In lists and in `…/presence` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence: Option<Presence>,
+    /// In lists only: the newest reading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest: Option<Reading>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Presence {
+    #[schema(value_type = String)]
+    pub state: State,
+    #[schema(value_type = String)]
+    pub cause: Cause,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub since: OffsetDateTime,
+    #[serde(with = "super::timestamp::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_seen: Option<OffsetDateTime>,
+    /// The interval that the device's silence is judged by.
+    pub promised_interval_s: f64,
+    pub status_seq: i64,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Reading {
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub ts: OffsetDateTime,
+    #[schema(value_type = Object)]
+    pub values: serde_json::Value,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub received_at: OffsetDateTime,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Certificate {
+    pub fingerprint: String,
+    pub device_id: Uuid,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub not_before: OffsetDateTime,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub not_after: OffsetDateTime,
+    #[serde(with = "super::timestamp::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub revoked_at: Option<OffsetDateTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoke_reason: Option<String>,
+}
+
+/// `POST /v1/certificates/{fingerprint}/revoke`, `…/suspend`, `…/resume`; an empty body is an empty object.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reason {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 256)]
+    pub reason: Option<String>,
+}
+
+/// `POST /v1/enrollment-tokens`
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewEnrollmentToken {
+    /// The fleet's name.
+    pub fleet: String,
+    /// How many devices it enrolls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub uses_max: Option<i32>,
+    /// Seconds from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 60, maximum = 31_536_000)]
+    pub expires_in_s: Option<i64>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct EnrollmentToken {
+    pub id: String,
+    pub fleet: String,
+    pub uses: i32,
+    pub uses_max: i32,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: OffsetDateTime,
+    #[serde(with = "super::timestamp::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub revoked_at: Option<OffsetDateTime>,
+    pub created_by: String,
+    /// Only in the answer that makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Event {
+    pub id: i64,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub at: OffsetDateTime,
+    /// `device.online`, `device.suspect`, `device.offline`, `device.enrolled`, …
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet_id: Option<Uuid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<Uuid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_seq: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    #[schema(value_type = Object)]
+    pub detail: serde_json::Value,
+}
+
+/// A duty's lease.
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Lease {
+    /// The duty: `sweeper`, `partitions`.
+    pub role: String,
+    /// The replica that holds it; null when it was resigned.
+    pub holder: Option<Uuid>,
+    pub addr: String,
+    pub epoch: i64,
+    pub timeline: i32,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub acquired_at: OffsetDateTime,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub renewed_at: OffsetDateTime,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: OffsetDateTime,
+    /// By the database's clock.
+    pub expired: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Replica {
+    pub id: Uuid,
+    pub addr: String,
+    pub version: String,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: OffsetDateTime,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub seen_at: OffsetDateTime,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub flushed_through: OffsetDateTime,
+}
+
+/// An interval in which silence proves nothing.
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Outage {
+    pub id: i64,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: OffsetDateTime,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub ended_at: OffsetDateTime,
+    pub cause: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<Uuid>,
+}
+
+/// `GET /v1/whoami`
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct WhoAmI {
+    pub subject: String,
+    pub roles: Vec<Grant>,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: OffsetDateTime,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Grant {
+    /// The fleet's id; null: every fleet.
+    pub fleet_id: Option<Uuid>,
+    #[schema(value_type = String)]
+    pub role: Role,
+}
