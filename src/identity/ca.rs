@@ -17,6 +17,7 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer;
 
@@ -65,8 +66,7 @@ impl Authority {
     fn load(certificate_pem: &str, key_pem: &str) -> Result<Self, CaError> {
         let key = KeyPair::from_pkcs8_pem_and_sign_algo(key_pem, &PKCS_ECDSA_P256_SHA256)?;
         let der = single_certificate(certificate_pem)?;
-        let (_, parsed) =
-            x509_parser::certificate::X509Certificate::from_der(&der).map_err(|_| CaError::BadCertificate)?;
+        let parsed = parse(&der)?;
         if !parsed.is_ca() {
             return Err(CaError::BadCertificate);
         }
@@ -79,7 +79,7 @@ impl Authority {
         Ok(Self { pem: certificate_pem.to_owned(), der, not_before, not_after, signer })
     }
 
-    /// Signs for the public key, and reads the times back from what was signed.
+    /// Signs for the public key: DER and PEM.
     fn sign(&self, params: &CertificateParams, key: &impl PublicKeyData) -> Result<(Vec<u8>, String), CaError> {
         let certificate = params.signed_by(key, &self.signer)?;
         Ok((certificate.der().to_vec(), certificate.pem()))
@@ -206,6 +206,18 @@ impl Issuer {
         Ok(ServerIdentity { chain_pem: format!("{pem}{}", self.0.pem), key_pem: key.serialize_pem() })
     }
 
+    /// Does the chain begin with a certificate that we issued, for this key?
+    pub fn issued_server(&self, chain_pem: &str, key_pem: &str) -> Result<bool, CaError> {
+        let key = KeyPair::from_pem(key_pem)?;
+        let leaf = Pem::iter_from_buffer(chain_pem.as_bytes()).next().and_then(Result::ok);
+        let leaf = leaf.ok_or(CaError::BadCertificate)?;
+        let leaf = leaf.parse_x509().map_err(|_| CaError::BadCertificate)?;
+        if leaf.public_key().raw != key.subject_public_key_info() {
+            return Err(CaError::KeyMismatch);
+        }
+        Ok(signed_by(&leaf, &parse(&self.0.der)?))
+    }
+
     pub fn certificate_pem(&self) -> &str {
         &self.0.pem
     }
@@ -232,16 +244,18 @@ pub fn renew_after(not_before: OffsetDateTime, not_after: OffsetDateTime) -> Off
 /// The pin of a CA certificate in PEM: of its key.
 pub fn pin_of(certificate_pem: &str) -> Result<Pin, CaError> {
     let der = single_certificate(certificate_pem)?;
-    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(&der).map_err(|_| CaError::BadCertificate)?;
-    Ok(Pin::of_spki(parsed.public_key().raw))
+    Ok(Pin::of_spki(parse(&der)?.public_key().raw))
 }
 
 /// Is this certificate signed by the key of that one, and named after it?
 pub fn is_issued_by(certificate_pem: &str, issuer_pem: &str) -> Result<bool, CaError> {
     let (child, parent) = (single_certificate(certificate_pem)?, single_certificate(issuer_pem)?);
-    let parse = |der| x509_parser::certificate::X509Certificate::from_der(der).map_err(|_| CaError::BadCertificate);
-    let ((_, child), (_, parent)) = (parse(&child)?, parse(&parent)?);
-    Ok(child.issuer() == parent.subject() && child.verify_signature(Some(parent.public_key())).is_ok())
+    Ok(signed_by(&parse(&child)?, &parse(&parent)?))
+}
+
+/// A new private key for tokens: P-256, PKCS#8, PEM.
+pub fn new_key_pem() -> Result<String, CaError> {
+    Ok(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem())
 }
 
 /// The DER of the one certificate in a PEM text.
@@ -251,6 +265,17 @@ pub fn single_certificate(pem: &str) -> Result<Vec<u8>, CaError> {
         (Some(Ok(block)), None) if block.label == "CERTIFICATE" => Ok(block.contents),
         _ => Err(CaError::BadCertificate),
     }
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CaError> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        _ => Err(CaError::BadCertificate),
+    }
+}
+
+fn signed_by(child: &X509Certificate<'_>, parent: &X509Certificate<'_>) -> bool {
+    child.issuer() == parent.subject() && child.verify_signature(Some(parent.public_key())).is_ok()
 }
 
 fn ca_params(name: &str, key: &KeyPair, path_len: u8) -> Result<CertificateParams, CaError> {
