@@ -363,6 +363,14 @@ mod tests {
         }
     }
 
+    fn is_key(name: &str) -> bool {
+        Path::new(name).extension().is_some_and(|extension| extension == "key")
+    }
+
+    fn mode_of(name: &str) -> u32 {
+        if is_key(name) { 0o600 } else { 0o644 }
+    }
+
     fn sorted_files() -> Vec<String> {
         let mut names = FILES.map(str::to_owned).to_vec();
         names.sort();
@@ -376,7 +384,7 @@ mod tests {
         assert_eq!(dir.files(), sorted_files(), "nothing is left over");
         assert_eq!(dir.mode(""), 0o700);
         for name in FILES {
-            assert_eq!(dir.mode(name), if name.ends_with(".key") { 0o600 } else { 0o644 }, "{name}");
+            assert_eq!(dir.mode(name), mode_of(name), "{name}");
         }
         let pki = load(&dir.0, false).unwrap();
         assert_eq!(pki.public_halves(), made);
@@ -404,7 +412,7 @@ mod tests {
     fn keys_that_others_can_read_are_refused() {
         let dir = Dir::new("modes");
         dir.create().unwrap();
-        for name in FILES.into_iter().filter(|name| name.ends_with(".key")) {
+        for name in FILES.into_iter().filter(|name| is_key(name)) {
             for mode in [0o640, 0o604, 0o620, 0o644] {
                 dir.set_mode(name, mode);
                 let refused = load(&dir.0, false).err().unwrap();
@@ -438,7 +446,7 @@ mod tests {
                 Ok(_) => assert_eq!(name, ROOT_KEY),
                 Err(error) => assert!(matches!(error, PkiError::Missing(path) if path.ends_with(name)), "{name}"),
             }
-            write_new(&path, &own, if name.ends_with(".key") { 0o600 } else { 0o644 }).unwrap();
+            write_new(&path, &own, mode_of(name)).unwrap();
             load(&dir.0, false).unwrap();
         }
         assert!(matches!(load(&dir.0.join("nowhere"), false), Err(PkiError::Missing(_))));
