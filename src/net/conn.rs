@@ -105,13 +105,11 @@ impl Door {
 }
 
 fn proxy_refusal(error: &proxy::ProxyError, socket: SocketAddr) -> Refusal {
-    match error {
-        proxy::ProxyError::Io(_) => Refusal::PeerLeft,
-        _ => {
-            tracing::warn!(peer = %socket, %error, "a load balancer's connection was refused");
-            Refusal::ProxyError
-        }
+    if matches!(error, proxy::ProxyError::Io(_)) {
+        return Refusal::PeerLeft;
     }
+    tracing::warn!(peer = %socket, %error, "a load balancer's connection was refused");
+    Refusal::ProxyError
 }
 
 fn tls_refusal(error: &io::Error, remote: SocketAddr) -> Refusal {

@@ -14,7 +14,7 @@ use crate::observe::net::Port;
 /// after an outage fills a short one, and its SYNs are dropped and repeated after a second.
 const BACKLOG: i32 = 4096;
 /// A peer that is gone without a FIN is found after 60 + 3 × 10 s of silence.
-const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIME: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// Data that the peer's kernel does not acknowledge for this long ends the connection (RFC 5482).

@@ -31,6 +31,9 @@ mod settings;
 mod tls;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use listen::bind;
 pub use peer::{ConnInfo, Listener, Peer, PeerCert, Rejection};
 pub use reload::{Reloaded, TlsHandle};

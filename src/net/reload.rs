@@ -70,6 +70,10 @@ impl TlsHandle {
 
     /// Starts the task that reloads when the files have changed.
     pub fn watch(&self, tasks: &Tasks) {
+        self.watch_every(POLL, tasks);
+    }
+
+    pub(super) fn watch_every(&self, poll: Duration, tasks: &Tasks) {
         let (this, shutdown) = (self.clone(), tasks.shutdown().clone());
         let name = match self.0.listener {
             Listener::Device => "device-tls-reload",
@@ -79,7 +83,7 @@ impl TlsHandle {
             loop {
                 tokio::select! {
                     () = shutdown.draining() => return,
-                    () = tokio::time::sleep(POLL) => {}
+                    () = tokio::time::sleep(poll) => {}
                 }
                 // Reported inside.
                 let _ = this.reload().await;

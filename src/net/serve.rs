@@ -128,10 +128,11 @@ async fn serve_established<S: HttpService>(door: &Door, established: Established
         None => bounds,
     };
     let service = Counted { inner: service, activity: Arc::new(Activity::default()), info: Some(info) };
-    // Boxed: the two states machines differ in size, and most connections wait in one of them.
-    let ending = match is_http2 {
-        true => Box::pin(drive::http2(stream, service, &bounds, tasks)).await,
-        false => Box::pin(drive::http1(stream, service, &bounds, tasks.shutdown())).await,
+    // Boxed: the two state machines differ in size, and most connections wait in one of them.
+    let ending = if is_http2 {
+        Box::pin(drive::http2(stream, service, &bounds, tasks)).await
+    } else {
+        Box::pin(drive::http1(stream, service, &bounds, tasks.shutdown())).await
     };
     drop(unverified);
     ending

@@ -96,9 +96,7 @@ impl Judge {
         let inside = u64::try_from(now.clamp(from, to)).map_err(|_| Rejection::Malformed)?;
         let inside = UnixTime::since_unix_epoch(Duration::from_secs(inside));
         if !is_for_clients(parsed) {
-            // Whose it is matters more than what it is for.
-            let path = self.paths.verify_client_cert(leaf, intermediates, inside);
-            return Err(path.err().map_or(Rejection::WrongUse, |error| reason(&error)));
+            return Err(Rejection::WrongUse);
         }
         self.paths.verify_client_cert(leaf, intermediates, inside).map_err(|error| reason(&error))?;
         match now {
