@@ -119,7 +119,7 @@ async fn callers_without_a_good_certificate_get_less() {
         s.unverified.requests_max = 3;
     }))
     .await;
-    let identity = rig.issuing.issue(Leaf::device(Uuid::nil()));
+    let identity = rig.issuing.issue(&Leaf::device(Uuid::nil()));
     for alpn in ["http/1.1", "h2"] {
         let connect = async |identity| {
             let stream = rig.connect(rig.config(identity, &[alpn])).await.unwrap();

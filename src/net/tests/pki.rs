@@ -37,7 +37,7 @@ impl Ca {
         self.0.der().clone()
     }
 
-    pub fn issue(&self, leaf: Leaf) -> Issued {
+    pub fn issue(&self, leaf: &Leaf) -> Issued {
         let key = KeyPair::generate().unwrap();
         let certificate = leaf.0.signed_by(&key, &self.0).unwrap();
         Issued {
@@ -52,7 +52,7 @@ impl Ca {
     pub fn server(&self, not_after: Option<OffsetDateTime>) -> Issued {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         params.not_after = not_after.unwrap_or(params.not_after);
-        self.issue(Leaf(params))
+        self.issue(&Leaf(params))
     }
 }
 

@@ -28,29 +28,29 @@ async fn every_kind_of_certificate_gets_its_verdict_and_an_answer() {
     let (stranger, sub) = (Ca::new("devices, issuing"), rig.issuing.sub("not in the bundle"));
     let cases: Vec<(Option<Issued>, String)> = vec![
         (None, "none".to_owned()),
-        (Some(rig.issuing.issue(device())), format!("verified {ID}")),
-        (Some(rig.root.issue(device())), format!("verified {ID}")),
-        (Some(sub.issue(device()).with(&sub)), format!("verified {ID}")),
-        (Some(rig.issuing.issue(device()).with(&rig.issuing)), format!("verified {ID}")),
-        (Some(sub.issue(device())), format!("untrusted_issuer {ID}")),
-        (Some(stranger.issue(device())), format!("untrusted_issuer {ID}")),
-        (Some(rig.issuing.issue(device().valid(-9, -2))), format!("expired {ID}")),
-        (Some(rig.issuing.issue(device().valid(2, 9))), format!("not_yet_valid {ID}")),
+        (Some(rig.issuing.issue(&device())), format!("verified {ID}")),
+        (Some(rig.root.issue(&device())), format!("verified {ID}")),
+        (Some(sub.issue(&device()).with(&sub)), format!("verified {ID}")),
+        (Some(rig.issuing.issue(&device()).with(&rig.issuing)), format!("verified {ID}")),
+        (Some(sub.issue(&device())), format!("untrusted_issuer {ID}")),
+        (Some(stranger.issue(&device())), format!("untrusted_issuer {ID}")),
+        (Some(rig.issuing.issue(&device().valid(-9, -2))), format!("expired {ID}")),
+        (Some(rig.issuing.issue(&device().valid(2, 9))), format!("not_yet_valid {ID}")),
         // What a stranger signs is a stranger's, whatever else is wrong with it.
-        (Some(stranger.issue(device().valid(-9, -2))), format!("untrusted_issuer {ID}")),
-        (Some(stranger.issue(device().valid(2, 9))), format!("untrusted_issuer {ID}")),
-        (Some(rig.issuing.issue(device().usage(vec![ForServers]))), format!("wrong_use {ID}")),
-        (Some(rig.issuing.issue(device().usage(vec![]))), format!("wrong_use {ID}")),
-        (Some(rig.issuing.issue(device().ca())), format!("wrong_use {ID}")),
-        (Some(rig.issuing.issue(device().valid(-9, -2).usage(vec![]))), format!("wrong_use {ID}")),
-        (Some(rig.issuing.issue(device().nameless())), "malformed ?".to_owned()),
-        (Some(rig.issuing.issue(device().nameless().named("urn:everbeat:device:7"))), "malformed ?".to_owned()),
+        (Some(stranger.issue(&device().valid(-9, -2))), format!("untrusted_issuer {ID}")),
+        (Some(stranger.issue(&device().valid(2, 9))), format!("untrusted_issuer {ID}")),
+        (Some(rig.issuing.issue(&device().usage(vec![ForServers]))), format!("wrong_use {ID}")),
+        (Some(rig.issuing.issue(&device().usage(vec![]))), format!("wrong_use {ID}")),
+        (Some(rig.issuing.issue(&device().ca())), format!("wrong_use {ID}")),
+        (Some(rig.issuing.issue(&device().valid(-9, -2).usage(vec![]))), format!("wrong_use {ID}")),
+        (Some(rig.issuing.issue(&device().nameless())), "malformed ?".to_owned()),
+        (Some(rig.issuing.issue(&device().nameless().named("urn:everbeat:device:7"))), "malformed ?".to_owned()),
         (
-            Some(rig.issuing.issue(device().named(&format!("urn:everbeat:device:{}", Uuid::nil())))),
+            Some(rig.issuing.issue(&device().named(&format!("urn:everbeat:device:{}", Uuid::nil())))),
             "malformed ?".to_owned(),
         ),
         (
-            Some(rig.issuing.issue(device()).with(&rig.root).with(&rig.root).with(&rig.root).with(&rig.root)),
+            Some(rig.issuing.issue(&device()).with(&rig.root).with(&rig.root).with(&rig.root).with(&rig.root)),
             "malformed ?".to_owned(),
         ),
     ];
@@ -66,13 +66,13 @@ async fn every_kind_of_certificate_gets_its_verdict_and_an_answer() {
 #[tokio::test]
 async fn the_certificate_is_read_as_it_is() {
     let ca = Ca::new("devices");
-    let issued = ca.issue(device());
+    let issued = ca.issue(&device());
     let read = PeerCert::from_der(&issued.chain[0]).unwrap();
     assert_eq!(read.device.0, ID);
     assert_eq!((read.not_before, read.not_after), (NOW - time::Duration::days(1), NOW + time::Duration::days(1)));
     let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &issued.chain[0]);
     assert_eq!(read.fingerprint.0, sum.as_ref());
-    let same_key = PeerCert::from_der(&ca.issue(device()).chain[0]).unwrap();
+    let same_key = PeerCert::from_der(&ca.issue(&device()).chain[0]).unwrap();
     assert_ne!(read.spki_sha256, same_key.spki_sha256, "another key");
     let trailing = [issued.chain[0].as_ref(), &[0]].concat();
     assert_eq!(PeerCert::from_der(&trailing), None);
@@ -95,7 +95,7 @@ impl ResolvesClientCert for Thief {
 #[tokio::test]
 async fn a_certificate_without_its_key_ends_the_handshake() {
     let rig = Rig::device(settings()).await;
-    let (good, other) = (rig.issuing.issue(device()), rig.issuing.issue(device()));
+    let (good, other) = (rig.issuing.issue(&device()), rig.issuing.issue(&device()));
     for version in [&TLS13, &TLS12] {
         let mut config = rig.config_for(None, &["http/1.1"], &[version]);
         let stolen = CertifiedKey::new(good.chain.clone(), any_supported_type(&other.key()).unwrap());
@@ -111,7 +111,7 @@ async fn a_certificate_without_its_key_ends_the_handshake() {
 #[tokio::test]
 async fn sessions_are_not_resumed() {
     let rig = Rig::device(settings()).await;
-    let identity = rig.issuing.issue(device());
+    let identity = rig.issuing.issue(&device());
     for version in [&TLS13, &TLS12] {
         let config = rig.config_for(Some(&identity), &["http/1.1"], &[version]);
         for _ in 0..3 {
@@ -139,28 +139,28 @@ async fn the_key_exchange_is_post_quantum_where_the_client_can() {
 #[tokio::test]
 async fn an_admin_listener_can_require_certificates_or_not_ask() {
     let rig = Rig::start(Listener::Admin, ClientAuth::Required, settings()).await;
-    let operator = rig.issuing.issue(device().nameless());
+    let operator = rig.issuing.issue(&device().nameless());
     assert_eq!(rig.get(Some(&operator), "/").await, Ok("HTTP/1.1 admin 127.0.0.1 none".to_owned()));
     assert!(rig.get(None, "/").await.is_err());
-    for bad in [rig.issuing.issue(device().valid(-9, -2)), rig.issuing.issue(device().usage(vec![ForServers]))] {
+    for bad in [rig.issuing.issue(&device().valid(-9, -2)), rig.issuing.issue(&device().usage(vec![ForServers]))] {
         assert!(rig.get(Some(&bad), "/").await.is_err());
     }
-    assert!(rig.get(Some(&Ca::new("x").issue(device().usage(vec![ForClients]))), "/").await.is_err());
+    assert!(rig.get(Some(&Ca::new("x").issue(&device().usage(vec![ForClients]))), "/").await.is_err());
 
     let rig = Rig::start(Listener::Admin, ClientAuth::Optional, settings()).await;
-    let expired = rig.issuing.issue(device().valid(-9, -2));
+    let expired = rig.issuing.issue(&device().valid(-9, -2));
     assert_eq!(rig.get(Some(&expired), "/").await, Ok(format!("HTTP/1.1 admin 127.0.0.1 expired {ID}")));
     assert_eq!(rig.get(None, "/").await, Ok("HTTP/1.1 admin 127.0.0.1 none".to_owned()));
 
     let rig = Rig::start(Listener::Admin, ClientAuth::None, settings()).await;
-    let identity = rig.issuing.issue(device());
+    let identity = rig.issuing.issue(&device());
     assert_eq!(rig.get(Some(&identity), "/").await, Ok("HTTP/1.1 admin 127.0.0.1 none".to_owned()));
 }
 
 #[tokio::test]
 async fn a_reload_swaps_a_whole_configuration_or_nothing() {
     let mut rig = Rig::device(settings()).await;
-    let device_of = |rig: &Rig| rig.issuing.issue(device());
+    let device_of = |rig: &Rig| rig.issuing.issue(&device());
     assert_eq!(rig.tls.reload().await, Ok(Reloaded::Unchanged));
 
     // Only the certificate is new: it does not go with the key, and the old one stays.
@@ -198,7 +198,7 @@ async fn changed_files_are_found_without_a_signal() {
     let rig = Rig::device(settings()).await;
     rig.tls.watch_every(Duration::from_millis(20), &rig.tasks);
     let next = Ca::new("devices, next");
-    let identity = next.issue(device());
+    let identity = next.issue(&device());
     assert!(rig.get(Some(&identity), "/").await.unwrap().contains("untrusted_issuer"));
     write(rig.files.path(), "ca.pem", &next.pem());
     let seen = async {
@@ -239,7 +239,7 @@ async fn files_that_cannot_be_right_are_refused() {
     assert!(load(Listener::Device, dev).await.is_ok());
     std::fs::set_permissions(directory.join("server.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
 
-    let leaf = rig.issuing.issue(device());
+    let leaf = rig.issuing.issue(&device());
     write(directory, "ca.pem", &(rig.root.pem() + &leaf.pem));
     assert!(matches!(refusal(Listener::Device, device_settings()).await, TlsError::NotACa(_)));
     write(directory, "ca.pem", "nothing\n");
