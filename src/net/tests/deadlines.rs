@@ -12,6 +12,8 @@ use super::rig::{Client, PATIENCE, Rig, handshake, read_to_end, settings};
 use crate::net::ListenerSettings;
 
 const SHORT: Duration = Duration::from_millis(300);
+/// Where a test must do something before the deadline: a busy machine needs the room.
+const ROOMY: Duration = Duration::from_secs(2);
 
 fn connect_settings(change: impl FnOnce(&mut ListenerSettings)) -> ListenerSettings {
     let mut settings = settings();
@@ -22,7 +24,7 @@ fn connect_settings(change: impl FnOnce(&mut ListenerSettings)) -> ListenerSetti
 #[tokio::test]
 async fn a_handshake_that_does_not_come_ends_and_holds_up_nobody() {
     let rig = Rig::device(connect_settings(|s| {
-        s.handshake_deadline = SHORT;
+        s.handshake_deadline = ROOMY;
         s.handshakes_max = 1;
     }))
     .await;
@@ -31,10 +33,10 @@ async fn a_handshake_that_does_not_come_ends_and_holds_up_nobody() {
     let mut dripping = TcpStream::connect(rig.address).await.unwrap();
     dripping.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
     assert!(rig.get(None, "/").await.is_ok(), "the silent hold no handshake permit");
-    assert!(began.elapsed() < SHORT, "or this has shown nothing");
+    assert!(began.elapsed() < ROOMY, "or this has shown nothing");
     assert_eq!(read_to_end(&mut silent).await, b"");
     assert_eq!(read_to_end(&mut dripping).await, b"");
-    assert!(began.elapsed() >= SHORT);
+    assert!(began.elapsed() >= ROOMY);
 }
 
 #[tokio::test]
@@ -55,7 +57,7 @@ async fn a_first_request_that_does_not_come_ends_the_connection() {
 async fn idle_time_is_counted_apart_from_the_first_request() {
     let rig = Rig::device(connect_settings(|s| {
         s.connections.first_request_deadline = SHORT;
-        s.connections.idle_max = SHORT * 4;
+        s.connections.idle_max = SHORT * 8;
     }))
     .await;
     let mut http1 = Client::http1(rig.connect(rig.config(None, &["http/1.1"])).await.unwrap()).await;
@@ -70,7 +72,7 @@ async fn idle_time_is_counted_apart_from_the_first_request() {
     let quiet = Instant::now();
     http1.closed().await;
     http2.closed().await;
-    assert!(quiet.elapsed() >= SHORT * 3);
+    assert!(quiet.elapsed() >= SHORT * 7);
 }
 
 /// A request that takes longer than the idle time is not idle.
@@ -115,7 +117,7 @@ async fn an_old_connection_ends_and_what_lingers_is_cut() {
 async fn callers_without_a_good_certificate_get_less() {
     let rig = Rig::device(connect_settings(|s| {
         s.unverified.connections_max = 1;
-        s.unverified.age_max = SHORT;
+        s.unverified.age_max = ROOMY;
         s.unverified.requests_max = 3;
     }))
     .await;
