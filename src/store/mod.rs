@@ -7,9 +7,11 @@
 //! its own task: the connection counts against its pool until its fate is known (see [`gate`]).
 
 pub mod control;
+pub mod duties;
 pub mod error;
 pub mod fleet;
 pub mod migrate;
+pub mod fleets;
 mod gate;
 pub mod primary;
 pub mod session;
