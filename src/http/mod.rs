@@ -45,3 +45,6 @@ pub use authn::{Operator, WithCert, WithCertAndToken, WithOldCert};
 pub use error::ApiError;
 pub use route::{Method, Permission, RouteInfo};
 pub use routes::{admin_router, device_router, ops_router, table};
+
+#[cfg(test)]
+mod tests;
