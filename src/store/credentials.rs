@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::changes::{self, ChangeError, ChangeKind, ChangeLog, NewEvent, append_all, refuse};
 use super::control::ControlStore;
-use super::devices::{DeviceState, Loaded};
+use super::devices::{DeviceState, Loaded, absent};
 use super::error::StoreError;
 use crate::domain::digest::hex;
 use crate::domain::ids::{DeviceId, Fingerprint};
@@ -35,6 +35,7 @@ pub struct Credential {
 }
 
 /// A certificate that was issued, to be recorded.
+/// The certificate is public; its key is not here.
 #[derive(Clone, Debug)]
 pub struct NewCredential {
     pub fingerprint: Fingerprint,
@@ -53,7 +54,7 @@ pub(super) enum Origin<'a> {
 }
 
 /// The credential with this fingerprint.
-pub async fn load(control: &ControlStore, print: Fingerprint) -> Result<Option<Loaded<Credential>>, StoreError> {
+pub async fn load(control: &ControlStore, print: Fingerprint) -> Result<Loaded<Credential>, StoreError> {
     control
         .read("credential_load", move |c| {
             Box::pin(async move {
@@ -62,12 +63,12 @@ pub async fn load(control: &ControlStore, print: Fingerprint) -> Result<Option<L
                        from credentials where fingerprint = $1"#,
                     &print.0[..]
                 )
-                .fetch_optional(c)
+                .fetch_optional(&mut *c)
                 .await?;
-                Ok(row.map(|row| Loaded {
-                    timeline: row.timeline,
-                    row: Credential { device: DeviceId(row.device_id), not_after: row.not_after, revoked: row.revoked },
-                }))
+                let Some(row) = row else { return Ok(absent(c).await?) };
+                let device = DeviceId(row.device_id);
+                let credential = Credential { device, not_after: row.not_after, revoked: row.revoked };
+                Ok(Loaded { timeline: row.timeline, row: Some(credential) })
             })
         })
         .await
@@ -213,7 +214,8 @@ async fn revoke_family(
     )
     .fetch_all(&mut *c)
     .await?;
-    let prints: Vec<Fingerprint> = rows.iter().filter_map(|row| row.as_slice().try_into().ok().map(Fingerprint)).collect();
+    let prints: Vec<Fingerprint> =
+        rows.iter().filter_map(|row| row.as_slice().try_into().ok().map(Fingerprint)).collect();
     let keys: Vec<String> = prints.iter().map(Fingerprint::to_string).collect();
     append_all(c, ChangeKind::Credential, &keys).await?;
     Ok(prints)

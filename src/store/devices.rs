@@ -1,6 +1,7 @@
 //! Devices, as far as identity asks: the record behind a certificate, and suspension.
 
 use serde_json::json;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::changes::{self, ChangeError, ChangeKind, ChangeLog, NewEvent, refuse};
@@ -47,15 +48,21 @@ pub struct DeviceRecord {
     pub heartbeat_interval_max_ms: i64,
 }
 
-/// A row, and the timeline of the primary that it was read from.
+/// What a primary of this timeline answered; "not there" is an answer too, and may be an old one.
 #[derive(Clone, Debug)]
 pub struct Loaded<T> {
     pub timeline: i32,
-    pub row: T,
+    pub row: Option<T>,
+}
+
+/// The answer "not there".
+pub(super) async fn absent<T>(c: &mut PgConnection) -> Result<Loaded<T>, sqlx::Error> {
+    let timeline = sqlx::query_scalar!(r#"select current_timeline() as "timeline!""#).fetch_one(c).await?;
+    Ok(Loaded { timeline, row: None })
 }
 
 /// The device's record.
-pub async fn load(control: &ControlStore, id: DeviceId) -> Result<Option<Loaded<DeviceRecord>>, StoreError> {
+pub async fn load(control: &ControlStore, id: DeviceId) -> Result<Loaded<DeviceRecord>, StoreError> {
     control
         .read("device_load", move |c| {
             Box::pin(async move {
@@ -65,11 +72,12 @@ pub async fn load(control: &ControlStore, id: DeviceId) -> Result<Option<Loaded<
                        from devices d join fleets f on f.id = d.fleet_id where d.id = $1"#,
                     id.0
                 )
-                .fetch_optional(c)
+                .fetch_optional(&mut *c)
                 .await?;
-                Ok(row.map(|row| Loaded {
+                let Some(row) = row else { return Ok(absent(c).await?) };
+                Ok(Loaded {
                     timeline: row.timeline,
-                    row: DeviceRecord {
+                    row: Some(DeviceRecord {
                         id,
                         name: row.name,
                         fleet: FleetId(row.fleet_id),
@@ -77,8 +85,8 @@ pub async fn load(control: &ControlStore, id: DeviceId) -> Result<Option<Loaded<
                         state: DeviceState::from_column(&row.state),
                         heartbeat_interval_ms: row.heartbeat_interval_ms,
                         heartbeat_interval_max_ms: row.heartbeat_interval_max_ms,
-                    },
-                }))
+                    }),
+                })
             })
         })
         .await

@@ -19,6 +19,9 @@ use super::fleets;
 use crate::domain::ids::{DeviceId, FleetId};
 use crate::domain::presence::{Cause, State};
 
+/// PostgreSQL manual, appendix A.
+const INVALID_REGULAR_EXPRESSION: &str = "2201B";
+
 /// Why a device is not enrolled.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EnrollRefusal {
@@ -267,6 +270,7 @@ pub async fn create(log: &ChangeLog, new: NewToken) -> Result<(), ChangeError> {
             if !fleets::exists(c, new.fleet.0).await? {
                 return refuse(ChangeError::NotFound);
             }
+            check_pattern(c, new.name_pattern.as_deref()).await?;
             sqlx::query!(
                 "insert into enrollment_tokens (id, secret_sha256, fleet_id, name_pattern, uses_max, expires_at, created_by)
                  values ($1, $2, $3, $4, $5, $6, $7)",
@@ -287,6 +291,18 @@ pub async fn create(log: &ChangeLog, new: NewToken) -> Result<(), ChangeError> {
         })
     })
     .await
+}
+
+/// A pattern that the database cannot read must not lie in wait for the first device.
+async fn check_pattern(c: &mut PgConnection, pattern: Option<&str>) -> Result<(), Abort<ChangeError>> {
+    let Some(pattern) = pattern else { return Ok(()) };
+    let tried = sqlx::query_scalar!("select '' ~ ('^(?:' || $1 || ')$')", pattern).fetch_one(c).await;
+    match tried {
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(INVALID_REGULAR_EXPRESSION) => {
+            refuse(ChangeError::Conflict("the name pattern is not a regular expression"))
+        }
+        tried => Ok(tried.map(drop)?),
+    }
 }
 
 fn token_event(kind: &'static str, fleet: Uuid, detail: Value) -> NewEvent<'static> {

@@ -7,10 +7,10 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::changes::{CHANNEL, ChangeKind};
-use crate::domain::ids::ReplicaId;
 use super::error::{Fault, StoreError};
 use super::keys::TokenKeyRow;
 use super::session::Session;
+use crate::domain::ids::ReplicaId;
 
 crate::statements! {
     /// The proof of freshness: an upsert of the replica's own row. Parameters: id, address, version.
@@ -69,8 +69,8 @@ pub async fn tick(session: &Session, replica: ReplicaId, addr: &str, limit: Dura
     value(REPLICA_TICK.name, rows.first(), "timeline")
 }
 
-/// Reads what was committed since the cursor's snapshot, and moves the cursor.
-pub async fn read(session: &Session, cursor: &mut Cursor, limit: Duration) -> Result<Batch, StoreError> {
+/// Reads what was committed since the cursor's snapshot. The new cursor is to be kept once the batch is applied.
+pub async fn read(session: &Session, cursor: &Cursor, limit: Duration) -> Result<(Batch, Cursor), StoreError> {
     let rows = session.query(&CHANGES_SINCE, &[&cursor.xmin], limit).await?;
     let xmin: String = value(CHANGES_SINCE.name, rows.first(), "xmin")?;
     let mut seen = HashSet::with_capacity(rows.len());
@@ -85,8 +85,8 @@ pub async fn read(session: &Session, cursor: &mut Cursor, limit: Duration) -> Re
         }
     }
     let overflow = seen.len() > ROWS_MAX;
-    *cursor = Cursor { xmin: Some(xmin), applied: if overflow { HashSet::new() } else { seen } };
-    Ok(if overflow { Batch::Everything } else { Batch::Changes(changes) })
+    let moved = Cursor { xmin: Some(xmin), applied: if overflow { HashSet::new() } else { seen } };
+    Ok((if overflow { Batch::Everything } else { Batch::Changes(changes) }, moved))
 }
 
 /// The public token keys in state `next` and `active`.

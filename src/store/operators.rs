@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::changes::{ChangeError, ChangeKind, ChangeLog, append, refuse};
 use super::control::{Abort, ControlStore};
-use super::devices::Loaded;
+use super::devices::{Loaded, absent};
 use super::error::StoreError;
 use crate::domain::access::{Grants, Role};
 use crate::domain::ids::{FleetId, OperatorId};
@@ -34,7 +34,7 @@ pub struct OperatorToken {
 }
 
 /// The operator with its roles.
-pub async fn load(control: &ControlStore, id: OperatorId) -> Result<Option<Loaded<OperatorRecord>>, StoreError> {
+pub async fn load(control: &ControlStore, id: OperatorId) -> Result<Loaded<OperatorRecord>, StoreError> {
     control
         .read("operator_load", move |c| {
             Box::pin(async move {
@@ -45,19 +45,20 @@ pub async fn load(control: &ControlStore, id: OperatorId) -> Result<Option<Loade
                        from operators o left join operator_roles r on r.operator_id = o.id where o.id = $1"#,
                     id.0
                 )
-                .fetch_all(c)
+                .fetch_all(&mut *c)
                 .await?;
                 let grants = grants(rows.iter().filter_map(|row| Some((row.fleet_id, row.role.as_deref()?))));
-                Ok(rows.into_iter().next().map(|row| Loaded {
+                let Some(row) = rows.into_iter().next() else { return Ok(absent(c).await?) };
+                Ok(Loaded {
                     timeline: row.timeline,
-                    row: OperatorRecord {
+                    row: Some(OperatorRecord {
                         id,
                         subject: row.subject,
                         session_version: row.session_version,
                         disabled: row.disabled,
                         grants: Arc::new(grants),
-                    },
-                }))
+                    }),
+                })
             })
         })
         .await
@@ -77,7 +78,7 @@ fn grants<'a>(roles: impl Iterator<Item = (Option<Uuid>, &'a str)>) -> Grants {
 }
 
 /// The token with this `jti`.
-pub async fn load_token(control: &ControlStore, jti: Uuid) -> Result<Option<Loaded<OperatorToken>>, StoreError> {
+pub async fn load_token(control: &ControlStore, jti: Uuid) -> Result<Loaded<OperatorToken>, StoreError> {
     control
         .read("operator_token_load", move |c| {
             Box::pin(async move {
@@ -87,16 +88,17 @@ pub async fn load_token(control: &ControlStore, jti: Uuid) -> Result<Option<Load
                        from operator_tokens where jti = $1"#,
                     jti
                 )
-                .fetch_optional(c)
+                .fetch_optional(&mut *c)
                 .await?;
-                Ok(row.map(|row| Loaded {
+                let Some(row) = row else { return Ok(absent(c).await?) };
+                Ok(Loaded {
                     timeline: row.timeline,
-                    row: OperatorToken {
+                    row: Some(OperatorToken {
                         operator: OperatorId(row.operator_id),
                         session_version: row.session_version,
                         revoked: row.revoked,
-                    },
-                }))
+                    }),
+                })
             })
         })
         .await
