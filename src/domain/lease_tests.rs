@@ -37,7 +37,7 @@ fn the_timeline_comes_before_the_epoch() {
 fn trust_ends_two_thirds_of_a_ttl_after_the_last_answered_send() {
     let (mut machine, clock) = holder();
     let sent = clock.boottime();
-    clock.advance(Duration::from_secs(6) - MS);
+    clock.advance(Duration::from_millis(5_999));
     assert!(machine.belief(clock.boottime()).is_some());
     clock.advance(MS);
     assert_eq!(machine.belief(clock.boottime()), None, "also before anybody has told the machine");
@@ -106,7 +106,7 @@ fn stale_only_after_a_full_ttl_without_a_change() {
     let mut machine = Machine::new(TERMS);
     machine.step(clock.boottime(), Input::Opened);
     machine.step(clock.boottime(), Input::Lost(Some(seen(1))));
-    clock.advance(TERMS.ttl - MS);
+    clock.advance(Duration::from_millis(8_999));
     machine.step(clock.boottime(), Input::Lost(Some(seen(1))));
     assert_eq!(machine.stale(clock.boottime()), None);
     clock.advance(MS);
@@ -187,10 +187,13 @@ proptest! {
             let belief = machine.belief(now);
             prop_assert_eq!(matches!(next, Next::Hold { .. }), belief.is_some(), "Hold goes with belief, only");
             match (held, input) {
-                (None, Input::Won { .. }) | (Some(_), Input::Renewed { .. }) => if belief.is_some() { last_send = Some(sent) },
-                (None, Input::Lost(row)) => if ended.is_none() { rows.push((now, row)) },
-                (Some(_), Input::RenewalVoid | Input::Deposed | Input::SessionClosed | Input::PrimaryChanged) =>
-                    prop_assert!(belief.is_none(), "{:?} ends belief", input),
+                (None, Input::Won { .. }) | (Some(_), Input::Renewed { .. }) if belief.is_some() => {
+                    last_send = Some(sent);
+                }
+                (None, Input::Lost(row)) if ended.is_none() => rows.push((now, row)),
+                (Some(_), Input::RenewalVoid | Input::Deposed | Input::SessionClosed | Input::PrimaryChanged) => {
+                    prop_assert!(belief.is_none(), "{:?} ends belief", input);
+                }
                 _ => {}
             }
             if let Some(belief) = belief {
