@@ -214,7 +214,10 @@ async fn of_eight_racing_candidates_one_wins() {
         match round % 3 {
             0 => db.expire().await,
             1 => assert!(winner.resign().await),
-            _ => db.end_backend(winner.session.backend_pid()).await,
+            _ => {
+                assert!(winner.renew().await && winner.has_lock, "a renewal takes the lock, if the campaign had not");
+                db.end_backend(winner.session.backend_pid()).await;
+            }
         }
     }
 }
@@ -472,15 +475,19 @@ async fn partitions_are_made_ahead_and_dropped_behind_also_after_an_interruption
     let db = Db::new().await;
     for day in ["2020-01-01", "2020-01-02", "2020-01-03"] {
         db.run(&format!("select ensure_readings_partition('{day}')")).await;
-        db.run(&format!("insert into readings (device_id, ts, digest, content, \"values\") values \
-                         (gen_random_uuid(), '{day} 12:00Z', 1, 1, '{{}}')"))
-            .await;
+        db.run(&format!(
+            "insert into readings (device_id, ts, digest, content, \"values\") values \
+                         (gen_random_uuid(), '{day} 12:00Z', 1, 1, '{{}}')"
+        ))
+        .await;
     }
     db.run("alter table readings detach partition readings_20200102").await;
     interrupt_detach(&db, "readings_20200103").await;
-    db.run("insert into idempotency_keys values ('c', 'r', 'old', '', 200, 'x', now() - interval '2 days'), \
-            ('c', 'r', 'new', '', 200, 'x', now())")
-        .await;
+    db.run(
+        "insert into idempotency_keys values ('c', 'r', 'old', '', 200, 'x', now() - interval '2 days'), \
+            ('c', 'r', 'new', '', 200, 'x', now())",
+    )
+    .await;
 
     let replica = Replica::start(&db.settings, fast()).await;
     let left = "select count(*) from pg_class where relkind = 'r' and relname like 'readings\\_2020%'";
