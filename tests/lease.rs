@@ -442,6 +442,48 @@ async fn a_holder_that_loses_its_session_goes_on_with_a_higher_epoch() {
     assert_eq!(db.number(&holder).await, 1);
 }
 
+/// The holder's backend, stopped: a renewal that is neither answered nor refused, on a socket that stays open.
+#[tokio::test(flavor = "multi_thread")]
+async fn belief_ends_before_a_hanging_session_is_given_up() {
+    let db = Db::new().await;
+    let replica = Replica::start(&db.settings, fast()).await;
+    let fence = replica.wins_within(LIMIT).await;
+    let pid = db.number("select lock_pid::bigint from leader_lease where role = 'sweeper'").await;
+    let backend = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(backend, rustix::process::Signal::STOP).unwrap();
+    let stopped = Instant::now();
+    let ended = within(LIMIT, async || (replica.fence() != Some(fence)).then(|| stopped.elapsed())).await.unwrap();
+    let trust = fast().terms().trust();
+    assert!(ended < trust + Duration::from_millis(300), "believed for {ended:?}");
+    assert!(
+        ended > trust - Duration::from_millis(fast().renew_ms + 300),
+        "a late answer was not waited for: {ended:?}"
+    );
+    let again = within(LIMIT, async || replica.fence().filter(|now| *now != fence)).await.unwrap();
+    assert!(again.token() > fence.token(), "its own lease, over a new session, without the lock");
+    rustix::process::kill_process(backend, rustix::process::Signal::CONT).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewals_that_fail_extend_nothing_and_the_session_outlives_belief() {
+    let db = Db::new().await;
+    let replica = Replica::start(&db.settings, fast()).await;
+    let fence = replica.wins_within(LIMIT).await;
+    let pid = db.number("select lock_pid::bigint from leader_lease where role = 'sweeper'").await;
+    let (blocker, _connection) = db.cluster.owner(&db.settings.database).await;
+    blocker.batch_execute("begin; select from leader_lease where role = 'sweeper' for update").await.unwrap();
+    let since = Instant::now();
+    let alive = format!("select count(*) from pg_stat_activity where pid = {pid}");
+    while replica.fence() == Some(fence) {
+        let alive = db.number(&alive).await == 1;
+        assert!(alive || replica.fence().is_none(), "the session was closed under belief");
+        assert!(since.elapsed() < fast().terms().ttl, "believes past its lease");
+    }
+    blocker.batch_execute("rollback").await.unwrap();
+    let again = within(LIMIT, async || replica.fence()).await.unwrap();
+    assert!(again.token() > fence.token());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn effects_stay_in_the_order_of_their_tokens_whatever_is_killed() {
     let db = Db::new().await;

@@ -1,6 +1,7 @@
 //! Nouns and rules. No async, no I/O, and no clock reads outside [`time`].
 
 pub mod access;
+pub mod candidacy;
 pub mod ids;
 pub mod lease;
 pub mod name;

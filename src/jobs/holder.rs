@@ -10,7 +10,8 @@ use super::Parts;
 use super::belief::Publisher;
 use super::effect::Effects;
 use super::settings::JobsSettings;
-use crate::domain::lease::{Belief, Duty, Fence, Input, Machine, Next, Seen, Wait};
+use crate::domain::candidacy::{Input, Machine, Next, Wait};
+use crate::domain::lease::{Belief, BeliefEnd, Duty, Fence, Seen};
 use crate::domain::time::Boottime;
 use crate::lifecycle::shutdown::Shutdown;
 use crate::observe;
@@ -20,6 +21,8 @@ use crate::store::{Plane, Primary, PrimaryWatch, Session, StoreError};
 
 /// Tries of one campaign: the second after the effect that held the fence was ended.
 const TRIES_MAX: u32 = 2;
+/// For each statement of giving a lease back; the drain waits for it.
+const RESIGN_LIMIT: Duration = Duration::from_secs(2);
 
 struct Lease {
     session: Session,
@@ -49,7 +52,7 @@ pub(super) async fn run(
     let holder = Holder { duty, settings, parts, publisher: publisher.clone(), shutdown: shutdown.clone(), machine };
     let mut candidacy = Box::pin(holder.candidacy());
     tokio::select! {
-        () = shutdown.aborting() => publisher.end(crate::domain::lease::BeliefEnd::Abort),
+        () = shutdown.aborting() => publisher.end(BeliefEnd::Abort),
         () = &mut candidacy => {}
     }
 }
@@ -165,7 +168,7 @@ impl Holder {
 
     async fn campaign(&mut self, lease: &mut Lease) -> Input {
         let duty = self.duty.as_str();
-        let limit = self.machine_limit();
+        let limit = self.answer_limit();
         for _ in 0..TRIES_MAX {
             let sent = self.parts.clock.boottime();
             let stale = self.machine.stale(sent);
@@ -236,7 +239,7 @@ impl Holder {
     }
 
     /// An answer after this is worth nothing, since trust counts from the sending.
-    fn machine_limit(&self) -> Duration {
+    fn answer_limit(&self) -> Duration {
         self.settings.terms().trust()
     }
 
@@ -307,7 +310,7 @@ impl Holder {
 
     /// Gives the lease back, and rings for the followers once that is committed. What fails here heals by expiry.
     async fn resign(&self, lease: &Lease, fence: &Fence) {
-        let limit = self.machine_limit();
+        let limit = RESIGN_LIMIT;
         let resigned = leases::resign(&lease.session, self.parts.replica, fence, limit).await;
         match resigned {
             Ok(true) => {

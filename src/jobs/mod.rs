@@ -1,7 +1,7 @@
 //! Work that one replica does for all, under a lease (design: leases). For each [`Duty`] one essential task:
 //!
 //! - [`holder`] keeps a session of its own, campaigns, renews, and steps down; what it may believe is decided by the
-//!   pure machine in `domain::lease`.
+//!   pure machine in `domain::candidacy`.
 //! - While it believes, it drives the duty's passes ([`sweeper`], [`partitions`]) in the same task, so that no pass
 //!   runs after belief has ended: the passes are dropped before the lease session is closed.
 //! - [`effect`] is the dedicated session for the duty's statements. Each carries the fence, one is under way at a

@@ -150,7 +150,7 @@ mod tests {
             rows_max: 500,
             tick_fresh: Duration::from_secs(3),
             blind_max: Duration::from_secs(10),
-            cap: RestartCap { restarts_max: 3, window: Duration::from_secs(600) },
+            cap: RestartCap { restarts_max: 3, window: Duration::from_mins(10) },
         };
         let s = || JobsSettings::standard(sweep);
         assert_eq!(s().problems(), Vec::<&str>::new());
