@@ -1,4 +1,5 @@
 //! Leases on a real PostgreSQL: the rules of a campaign one by one, and replicas that lose what they need.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -333,15 +334,12 @@ async fn a_lost_campaign_writes_nothing() {
     let db = Db::new().await;
     let (mut a, mut b) = (db.runner(LONG).await, db.runner(LONG).await);
     assert!(a.campaign().await);
-    let wal = "select (pg_current_wal_insert_lsn() - '0/0')::bigint";
-    // The cluster is shared, so compare transaction ids of the row instead of the log's end.
     let row = "select xmax::text::bigint from leader_lease";
     assert_eq!(db.number(row).await, 0);
     for _ in 0..3 {
         assert!(!b.campaign().await);
     }
     assert_eq!(db.number(row).await, 0, "not even a row lock");
-    assert!(db.number(wal).await > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -456,7 +454,7 @@ async fn belief_ends_before_a_hanging_session_is_given_up() {
     let trust = fast().terms().trust();
     assert!(ended < trust + Duration::from_millis(300), "believed for {ended:?}");
     assert!(
-        ended > trust - Duration::from_millis(fast().renew_ms + 300),
+        ended + Duration::from_millis(fast().renew_ms + 300) > trust,
         "a late answer was not waited for: {ended:?}"
     );
     let again = within(LIMIT, async || replica.fence().filter(|now| *now != fence)).await.unwrap();
