@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod ids;
+pub mod lease;
 pub mod name;
 pub mod presence;
 pub mod random;

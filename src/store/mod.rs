@@ -10,6 +10,7 @@ pub mod control;
 pub mod error;
 pub mod fleet;
 mod gate;
+pub mod presence;
 pub mod primary;
 pub mod session;
 pub mod settings;
