@@ -18,7 +18,7 @@ use everbeat::store::partitions::{self, Trimmed};
 use everbeat::store::presence::{RestartCap, SweepSettings};
 use everbeat::store::{Plane, Session, StoreSettings, primary};
 use futures_util::future::join_all;
-use support::TestCluster;
+use support::{TestCluster, TestStore};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -330,6 +330,20 @@ async fn another_timeline_voids_a_renewal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn operators_see_who_holds_what_and_what_has_expired() {
+    let db = Db::new().await;
+    let mut a = db.runner(LONG).await;
+    assert!(a.campaign().await);
+    let store = TestStore::on(db.settings.clone()).await;
+    let [lease] = leases::list(&store.control).await.unwrap().try_into().unwrap();
+    assert_eq!((lease.holder, lease.epoch, lease.expired), (Some(a.holder.0), 1, false));
+    db.expire().await;
+    assert!(leases::list(&store.control).await.unwrap()[0].expired);
+    assert!(a.resign().await);
+    assert_eq!(leases::list(&store.control).await.unwrap()[0].holder, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_campaign_writes_nothing() {
     let db = Db::new().await;
     let (mut a, mut b) = (db.runner(LONG).await, db.runner(LONG).await);
@@ -540,6 +554,33 @@ async fn partitions_are_made_ahead_and_dropped_behind_also_after_an_interruption
     assert!(trimmed.is_some(), "the old key goes, the new one stays");
     assert_eq!(db.number("select rows::bigint from leader_effects where kind = 'partitions.made'").await, 5);
     drop(replica);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sweeper_judges_silence_only_while_the_tick_is_fresh() {
+    let db = Db::new().await;
+    db.run(
+        "insert into fleets (id, name) values ('00000000-0000-7000-8000-000000000001', 'f'); \
+         insert into devices (id, fleet_id, name) \
+         select gen_random_uuid(), '00000000-0000-7000-8000-000000000001', 'd' || n from generate_series(1, 1200) n; \
+         insert into presence (device_id, state, state_since, last_seen, promise_ms) \
+         select id, 1, now() - interval '1 hour', now() - interval '1 hour', 1000 from devices",
+    )
+    .await;
+    let replica = Replica::start(&db.settings, fast()).await;
+    replica.wins_within(LIMIT).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(db.number("select count(*) from presence where state <> 1").await, 0, "no tick: nobody is judged");
+    db.run(
+        "update tick set at = clock_timestamp(), timeline = current_timeline(), \
+         postmaster_start = pg_postmaster_start_time()",
+    )
+    .await;
+    let left = "select count(*) from presence where state <> 3";
+    let swept = within(LIMIT, async || (db.number(left).await == 0).then_some(())).await;
+    assert!(swept.is_some(), "{} devices are still not offline", db.number(left).await);
+    let effects = "select count(*) from leader_effects where role = 'sweeper' and rows <= 500";
+    assert_eq!(db.number(effects).await, 3, "in bounded statements, each on record");
 }
 
 /// A concurrent detach that is cancelled while it waits for an old transaction leaves the partition pending.
