@@ -3,7 +3,9 @@
 pub mod access;
 pub mod digest;
 pub mod enrollment;
+pub mod candidacy;
 pub mod ids;
+pub mod lease;
 pub mod name;
 pub mod presence;
 pub mod random;
