@@ -69,7 +69,7 @@ pub struct PresenceSettings {
 }
 
 /// A device was here, authenticated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Contact {
     pub device: DeviceId,
     pub fingerprint: Fingerprint,
@@ -137,7 +137,7 @@ impl Presence {
             random,
         });
         flusher::start(inner.clone(), clock.clone(), tasks, closed);
-        pulse::start(&inner, readiness, clock, tasks);
+        pulse::start(&inner, readiness, &clock, tasks);
         Self(inner)
     }
 
