@@ -48,9 +48,9 @@ impl Db {
     async fn device(&self, n: u128) -> DeviceId {
         let id = Uuid::from_u128(n);
         let insert = "with d as (insert into devices (id, fleet_id, name)
-              values ($1, '00000000-0000-7000-8000-000000000001', 'd' || $1::text) returning id),
+              values ($1::uuid, '00000000-0000-7000-8000-000000000001', 'd' || ($1::uuid)::text) returning id),
             c as (insert into credentials (fingerprint, device_id, spki_sha256, serial, certificate_pem, not_before, not_after)
-              select $2, id, $2, '\\x01', '', now() - interval '1 day', now() + interval '1 day' from d)
+              select $2::bytea, id, $2::bytea, '\\x01', '', now() - interval '1 day', now() + interval '1 day' from d)
             insert into presence (device_id, promise_ms, state_since) select id, 30000, clock_timestamp() - interval '1 minute' from d";
         self.owner.execute(insert, &[&id, &print(n).0.as_slice()]).await.unwrap();
         DeviceId(id)
