@@ -136,8 +136,8 @@ impl Presence {
             store,
             random,
         });
-        flusher::start(inner.clone(), clock.clone(), tasks, closed);
         pulse::start(&inner, readiness, &clock, tasks);
+        flusher::start(inner.clone(), clock, tasks, closed);
         Self(inner)
     }
 
