@@ -169,6 +169,8 @@ mod tests {
         assert_eq!(coalescer.take().1, [expected]);
     }
 
+    type Model = (Boottime, i64, Option<(i64, Boottime)>);
+
     #[derive(Clone, Debug)]
     enum Step {
         Note(u128),
@@ -196,7 +198,7 @@ mod tests {
         fn nothing_is_lost(steps in steps()) {
             let clock = Clock::manual(0);
             let coalescer = Coalescer::new(100, clock.clone());
-            let mut model: HashMap<DeviceId, (Boottime, i64, Option<(i64, Boottime)>)> = HashMap::new();
+            let mut model: HashMap<DeviceId, Model> = HashMap::new();
             let mut taken: Vec<Contacts> = Vec::new();
             for (n, step) in (0_i64..).zip(steps) {
                 match step {

@@ -146,7 +146,7 @@ struct Left<'a> {
 impl Drop for Left<'_> {
     fn drop(&mut self) {
         for chunk in self.chunks.drain(..) {
-            self.inner.coalescer.put_back(chunk.iter().cloned());
+            self.inner.coalescer.put_back(chunk.iter().copied());
         }
     }
 }

@@ -69,7 +69,7 @@ pub struct PresenceSettings {
 }
 
 /// A device was here, authenticated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Contact {
     pub device: DeviceId,
     pub fingerprint: Fingerprint,
@@ -136,8 +136,8 @@ impl Presence {
             store,
             random,
         });
-        flusher::start(inner.clone(), clock.clone(), tasks, closed);
-        pulse::start(&inner, readiness, clock, tasks);
+        pulse::start(&inner, readiness, &clock, tasks);
+        flusher::start(inner.clone(), clock, tasks, closed);
         Self(inner)
     }
 

@@ -14,7 +14,7 @@ use crate::store::presence::{Ticked, tick};
 /// Readiness and gauges follow within this time, also while a statement hangs.
 const WATCH: Duration = Duration::from_millis(250);
 
-pub(super) fn start(inner: &Arc<Inner>, readiness: Readiness, clock: Clock, tasks: &Tasks) {
+pub(super) fn start(inner: &Arc<Inner>, readiness: Readiness, clock: &Clock, tasks: &Tasks) {
     let ticking = inner.clone();
     let (shutdown, tick_clock) = (tasks.shutdown().clone(), clock.clone());
     tasks.essential("presence-tick", async move {

@@ -58,7 +58,7 @@ pub struct Me {
 }
 
 /// All that one device said since the last flush.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contacts {
     pub device: DeviceId,
     /// Of the newest contact.
@@ -110,9 +110,10 @@ async fn flush_in(
     let anchor: OffsetDateTime = transaction.query_one(&prepared(transaction, &ANCHOR).await?, &[]).await?.get("at");
     let now = clock.boottime();
     let at = |moment: Boottime| anchor - time::Duration::microseconds(age_us(now, moment));
-    let flushed = match flush.contacts.is_empty() {
-        true => Flushed::default(),
-        false => write_contacts(transaction, flush, anchor, now).await?,
+    let flushed = if flush.contacts.is_empty() {
+        Flushed::default()
+    } else {
+        write_contacts(transaction, flush, anchor, now).await?
     };
     if let Some(since) = flush.refused_since {
         let shed = prepared(transaction, &SHED).await?;

@@ -71,12 +71,12 @@ announced as (
                             'promise_ms', promise_ms,
                             'silent_ms', (extract(epoch from silence) * 1000)::bigint)
   from changed order by device_id),
+numbered as materialized (
+  select nextval('leader_effect_seq') as seq, n from (select count(*)::int as n from changed) c where n > 0),
 effect as (
   insert into leader_effects (seq, role, epoch, timeline, kind, rows)
-  select nextval('leader_effect_seq'), $1::text, $2::bigint, $3::int, 'presence.swept', n
-  from (select count(*)::int as n from changed) c where n > 0
-  returning seq)
+  select seq, $1::text, $2::bigint, $3::int, 'presence.swept', n from numbered)
 select exists (select from fence) as fence_held, exists (select from pace) as tick_fresh,
        (select count(*) from changed where state = 2) as suspect,
        (select count(*) from changed where state = 3) as offline,
-       (select count(*) from due) as due, (select seq from effect) as seq
+       (select count(*) from due) as due, (select seq from numbered) as seq
