@@ -5,4 +5,5 @@ pub mod ids;
 pub mod name;
 pub mod presence;
 pub mod random;
+pub mod reading;
 pub mod time;
