@@ -273,7 +273,7 @@ mod tests {
             prop_assume!(number.is_finite());
             let metrics = vec![(name.as_str().into(), Value::float(number).unwrap())];
             let json: serde_json::Value = serde_json::from_str(&Values::new(metrics).unwrap().to_json()).unwrap();
-            prop_assert_eq!(json[&name].as_f64().unwrap(), number);
+            prop_assert!((json[&name].as_f64().unwrap() - number).abs() == 0.0);
             let metrics = vec![(name.as_str().into(), Value::from(text.as_str()))];
             let json: serde_json::Value = serde_json::from_str(&Values::new(metrics).unwrap().to_json()).unwrap();
             prop_assert_eq!(json[&name].as_str().unwrap(), text);

@@ -116,7 +116,7 @@ pub fn decode(
     for (index, text) in items.into_iter().enumerate() {
         // An array's items are JSON; that of a line is still to be shown.
         let line = if format == Format::Ndjson { scan::single(text).map_err(broken_line) } else { Ok(()) };
-        match line.and_then(|()| item::parse(text)).and_then(|item| reading(device, item, &window)) {
+        match line.and_then(|()| item::parse(text)).and_then(|item| reading(device, &item, &window)) {
             Ok(reading) => batch.items.push(BatchItem { index, reading }),
             Err(detail) => batch.rejected.push(rejection(index, "invalid", detail)),
         }
@@ -158,9 +158,9 @@ fn lines(text: &str, items_max: usize) -> Result<Vec<&str>, DecodeError> {
     Ok(lines)
 }
 
-fn reading(device: DeviceId, item: Item, window: &Window) -> Result<Reading, String> {
+fn reading(device: DeviceId, item: &Item, window: &Window) -> Result<Reading, String> {
     let from_id = || item.id.as_deref().and_then(time_of_uuid);
-    let ts_us = item.ts_us.or_else(from_id).unwrap_or(window.now_us);
+    let ts_us = item.ts_us.or_else(from_id).unwrap_or(window.now);
     window
         .admit(ts_us)
         .map_err(|sentence| format!("{}: {sentence}", if item.ts_us.is_some() { "/ts" } else { "/id" }))?;
@@ -175,29 +175,29 @@ fn time_of_uuid(id: &str) -> Option<i64> {
     (version == 7 && variant == Variant::RFC4122).then_some(milliseconds * 1_000)
 }
 
-/// The times that readings may have: strictly between two points.
+/// The times that readings may have: strictly between two points. Microseconds since 1970.
 struct Window {
-    after_us: i64,
-    before_us: i64,
-    now_us: i64,
+    after: i64,
+    before: i64,
+    now: i64,
 }
 
 impl Window {
     fn around(now_us: i64, limits: &Limits) -> Self {
         let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
         Self {
-            after_us: now_us.saturating_sub(micros(limits.retention)),
-            before_us: now_us.saturating_add(micros(limits.future_max)),
-            now_us,
+            after: now_us.saturating_sub(micros(limits.retention)),
+            before: now_us.saturating_add(micros(limits.future_max)),
+            now: now_us,
         }
     }
 
     fn admit(&self, ts_us: i64) -> Result<(), String> {
-        if ts_us > self.after_us && ts_us < self.before_us && from_unix_us(ts_us).is_some() {
+        if ts_us > self.after && ts_us < self.before && from_unix_us(ts_us).is_some() {
             return Ok(());
         }
         let text = |micros| from_unix_us(micros).map_or_else(|| "the end of time".to_owned(), rfc3339);
-        Err(format!("the time must lie between {} and {}", text(self.after_us), text(self.before_us)))
+        Err(format!("the time must lie between {} and {}", text(self.after), text(self.before)))
     }
 }
 
@@ -213,8 +213,8 @@ mod tests {
         Limits {
             body_max_bytes: 1 << 20,
             items_max: 5,
-            retention: Duration::from_secs(3600),
-            future_max: Duration::from_secs(60),
+            retention: Duration::from_hours(1),
+            future_max: Duration::from_mins(1),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod error;
 pub mod fleet;
 mod gate;
 pub mod primary;
+pub mod readings;
 pub mod session;
 pub mod settings;
 pub mod statement;
