@@ -159,6 +159,8 @@ create table tick (
   timeline int not null,
   postmaster_start timestamptz not null,
   replica uuid);
+-- A row to lock from the beginning; timeline 0 says that nobody has ticked yet.
+insert into tick (at, timeline, postmaster_start) values (clock_timestamp(), 0, pg_postmaster_start_time());
 
 -- Intervals in which silence proves nothing, because the service could not have heard.
 create table outages (

@@ -29,8 +29,8 @@ grant usage on all sequences in schema public to everbeat_control;
 revoke update, delete on readings from everbeat_control;
 
 grant select on fleets, devices, credentials, replicas, tick, outages, presence, readings, events, leader_epoch to everbeat_fleet;
-grant insert, update on presence, replicas, tick to everbeat_fleet;
-grant insert on readings, events, outages, leader_effects to everbeat_fleet;
+grant insert, update on presence, replicas, tick, outages to everbeat_fleet;
+grant insert on readings, events, leader_effects to everbeat_fleet;
 grant usage on all sequences in schema public to everbeat_fleet;
 
 grant select, insert, update on leader_lease, leader_epoch to everbeat_lease;

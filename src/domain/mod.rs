@@ -4,6 +4,7 @@ pub mod access;
 pub mod digest;
 pub mod enrollment;
 pub mod ids;
+pub mod lease;
 pub mod name;
 pub mod presence;
 pub mod random;

@@ -11,6 +11,7 @@ pub mod error;
 pub mod fleet;
 pub mod migrate;
 mod gate;
+pub mod presence;
 pub mod primary;
 pub mod session;
 pub mod settings;
