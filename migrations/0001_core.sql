@@ -142,6 +142,7 @@ create table idempotency_keys (
   resource text not null,                                               -- id of what was created
   created_at timestamptz not null default clock_timestamp(),
   primary key (caller, route, key));
+create index idempotency_keys_created_at on idempotency_keys (created_at);
 
 -- ---------------------------------------------------------------- replicas, ticks, outages
 create table replicas (

@@ -37,7 +37,8 @@ grant select, insert, update on leader_lease, leader_epoch to everbeat_lease;
 grant select on changes, tick, replicas, outages, presence, devices, fleets, events to everbeat_lease;
 grant insert, update on tick, replicas, presence to everbeat_lease;
 grant insert on events, outages, leader_effects to everbeat_lease;
-grant delete on changes, events, leader_effects, outages, replicas to everbeat_lease;
+grant select on leader_effects, idempotency_keys to everbeat_lease;
+grant delete on changes, events, leader_effects, outages, replicas, idempotency_keys to everbeat_lease;
 grant usage on all sequences in schema public to everbeat_lease;
 
 -- ---------------------------------------------------------------- partitions of readings, by day (UTC)

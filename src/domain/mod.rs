@@ -3,6 +3,7 @@
 pub mod access;
 pub mod digest;
 pub mod enrollment;
+pub mod candidacy;
 pub mod ids;
 pub mod lease;
 pub mod name;

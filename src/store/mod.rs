@@ -11,6 +11,8 @@ pub mod error;
 pub mod fleet;
 pub mod migrate;
 mod gate;
+pub mod leases;
+pub mod partitions;
 pub mod presence;
 pub mod primary;
 pub mod session;
