@@ -34,7 +34,7 @@ grant insert on readings, events, leader_effects to everbeat_fleet;
 grant usage on all sequences in schema public to everbeat_fleet;
 
 grant select, insert, update on leader_lease, leader_epoch to everbeat_lease;
-grant select on changes, tick, replicas, outages, presence, devices, fleets, events to everbeat_lease;
+grant select on changes, token_keys, tick, replicas, outages, presence, devices, fleets, events to everbeat_lease;
 grant insert, update on tick, replicas, presence to everbeat_lease;
 grant insert on events, outages, leader_effects to everbeat_lease;
 grant select on leader_effects, idempotency_keys to everbeat_lease;

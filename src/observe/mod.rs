@@ -2,6 +2,7 @@
 //! Label values come from closed enums; never from a device, an address or anything a client sent.
 
 pub mod jobs;
+pub mod identity;
 pub mod log;
 pub mod net;
 pub mod presence;
@@ -46,6 +47,7 @@ pub(crate) const fn sizes(name: &'static str, help: &'static str) -> Metric {
 pub const CATALOGUE: &[&[Metric]] = &[net::METRICS, process::METRICS, store::METRICS];
 pub const CATALOGUE: &[&[Metric]] = &[presence::METRICS, process::METRICS, store::METRICS];
 pub const CATALOGUE: &[&[Metric]] = &[jobs::METRICS, presence::METRICS, process::METRICS, store::METRICS];
+pub const CATALOGUE: &[&[Metric]] = &[identity::METRICS, net::METRICS, process::METRICS, store::METRICS];
 
 /// Upper bounds of latency buckets, in seconds: from a cached answer to the longest deadline.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -75,6 +77,7 @@ fn describe() {
             (Kind::Histogram, None) => metrics::describe_histogram!(name, help),
         }
     }
+    identity::zero();
     net::zero();
     presence::zero();
     store::zero();
