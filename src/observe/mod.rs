@@ -8,6 +8,9 @@ pub mod log;
 pub mod net;
 pub mod jobs;
 pub mod log;
+pub mod identity;
+pub mod log;
+pub mod net;
 pub mod presence;
 pub mod process;
 pub mod store;
@@ -48,6 +51,8 @@ pub(crate) const fn sizes(name: &'static str, help: &'static str) -> Metric {
 
 /// The whole catalogue: one slice for each module that is measured.
 pub const CATALOGUE: &[&[Metric]] = &[http::METRICS, identity::METRICS, net::METRICS, process::METRICS, store::METRICS];
+pub const CATALOGUE: &[&[Metric]] = &[net::METRICS, process::METRICS, store::METRICS];
+pub const CATALOGUE: &[&[Metric]] = &[presence::METRICS, process::METRICS, store::METRICS];
 pub const CATALOGUE: &[&[Metric]] = &[jobs::METRICS, presence::METRICS, process::METRICS, store::METRICS];
 pub const CATALOGUE: &[&[Metric]] = &[process::METRICS, store::METRICS, ingest::METRICS];
 
