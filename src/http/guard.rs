@@ -96,9 +96,7 @@ async fn device(row: &Row, parts: &Parts, with_token: bool) -> Result<Arc<Device
     let caller = match judged {
         Ok(caller) => caller,
         // A heartbeat is a sign of life, not a change: what was known when we last saw the log will do.
-        Err(AuthError::Blind) if row.info.may_be_blind => {
-            identity.device_cached(&connection).ok_or(AuthError::Blind)?
-        }
+        Err(AuthError::Blind) if row.info.may_be_blind => identity.device_cached(&connection).await?,
         Err(error) => return Err(error.into()),
     };
     if let Some(presence) = row.shared.presence.as_ref().filter(|_| row.info.is_contact) {

@@ -33,7 +33,7 @@ pub mod openapi;
 pub mod page;
 pub mod precondition;
 pub mod reference;
-mod route;
+pub mod route;
 mod routes;
 
 mod admin;

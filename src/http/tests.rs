@@ -77,8 +77,11 @@ async fn panics() -> &'static str {
 }
 
 fn shared() -> Shared {
-    let settings =
-        HttpSettings { body_max_bytes: 100, body_deadline: Duration::from_millis(200), submit_deadline: Duration::ZERO };
+    let settings = HttpSettings {
+        body_max_bytes: 100,
+        body_deadline: Duration::from_millis(200),
+        submit_deadline: Duration::ZERO,
+    };
     Shared {
         identity: None,
         presence: None,

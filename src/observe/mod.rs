@@ -4,11 +4,7 @@
 pub mod http;
 pub mod identity;
 pub mod ingest;
-pub mod log;
-pub mod net;
 pub mod jobs;
-pub mod log;
-pub mod identity;
 pub mod log;
 pub mod net;
 pub mod presence;
@@ -50,11 +46,16 @@ pub(crate) const fn sizes(name: &'static str, help: &'static str) -> Metric {
 }
 
 /// The whole catalogue: one slice for each module that is measured.
-pub const CATALOGUE: &[&[Metric]] = &[http::METRICS, identity::METRICS, net::METRICS, process::METRICS, store::METRICS];
-pub const CATALOGUE: &[&[Metric]] = &[net::METRICS, process::METRICS, store::METRICS];
-pub const CATALOGUE: &[&[Metric]] = &[presence::METRICS, process::METRICS, store::METRICS];
-pub const CATALOGUE: &[&[Metric]] = &[jobs::METRICS, presence::METRICS, process::METRICS, store::METRICS];
-pub const CATALOGUE: &[&[Metric]] = &[process::METRICS, store::METRICS, ingest::METRICS];
+pub const CATALOGUE: &[&[Metric]] = &[
+    http::METRICS,
+    identity::METRICS,
+    ingest::METRICS,
+    jobs::METRICS,
+    net::METRICS,
+    presence::METRICS,
+    process::METRICS,
+    store::METRICS,
+];
 
 /// Upper bounds of latency buckets, in seconds: from a cached answer to the longest deadline.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -84,12 +85,12 @@ fn describe() {
             (Kind::Histogram, None) => metrics::describe_histogram!(name, help),
         }
     }
-    identity::zero();
-    net::zero();
     http::zero();
+    identity::zero();
+    ingest::zero();
+    net::zero();
     presence::zero();
     store::zero();
-    ingest::zero();
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use axum::extract::State;
 
 use crate::http::api::DeviceApi;
 use crate::http::authn::WithCertAndToken;
-use crate::identity::renew_after;
+use crate::identity::ca::renew_after;
 use crate::wire::device::{DeviceRef, Me, MyCertificate};
 
 pub async fn get(State(api): State<DeviceApi>, proof: WithCertAndToken) -> Json<Me> {
