@@ -228,6 +228,7 @@ fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
 /// The errors from the outermost inwards. An `io::Error` hides the error it wraps from `source`, so look inside.
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error| {
+        let error: &'a (dyn StdError + 'static) = *error;
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         wrapped.map(|inner| -> &(dyn StdError + 'static) { inner }).or_else(|| error.source())
     })
