@@ -42,10 +42,11 @@ impl DeviceClient {
         Self::with(state, identity, context)
     }
 
-    /// The device that lives in the directory.
-    pub fn open(state: StateDir, context: Context) -> Result<Self, ClientError> {
+    /// The device that lives in the directory. `urls`: endpoints beside those that it knows, for when all have moved.
+    pub fn open(state: StateDir, urls: &[String], context: Context) -> Result<Self, ClientError> {
         let found = state.load()?;
-        let identity = found.ok_or_else(|| StateError::Empty { path: state.path().to_owned() })?;
+        let mut identity = found.ok_or_else(|| StateError::Empty { path: state.path().to_owned() })?;
+        identity.record.endpoints.splice(..0, urls.iter().cloned());
         Self::with(state, identity, context)
     }
 

@@ -55,7 +55,7 @@ impl Endpoints {
 }
 
 /// `https://host[:port]`, with nothing after it but a slash.
-fn base_url(text: &str) -> Result<String, ClientError> {
+pub(super) fn base_url(text: &str) -> Result<String, ClientError> {
     let bad = |why: &str| ClientError::Input(format!("{text:?} is not an endpoint: {why}"));
     let uri: Uri = text.parse().map_err(|_| bad("not a URL"))?;
     if uri.scheme_str() != Some("https") {

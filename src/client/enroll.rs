@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::endpoints::Endpoints;
+use super::endpoints::{self, Endpoints};
 use super::error::ClientError;
 use super::exchange::{Answer, Call, Http};
 use super::keys;
@@ -15,6 +15,9 @@ use crate::domain::enrollment::EnrollmentToken;
 use crate::domain::name::Name;
 use crate::wire::device::{EnrollAnswer, EnrollRequest, RenewRequest};
 use crate::wire::problem::Slug;
+
+/// More are not kept: a service that moves often would fill the list.
+const ENDPOINTS_MAX: usize = 16;
 
 /// What an operator gave the device.
 #[derive(Clone)]
@@ -114,17 +117,23 @@ fn identity(answer: &Answer, key_pem: SecretString, known: &[String]) -> Result<
     }
     let trust = Trust::from_pem(&fields.ca).map_err(refuse)?;
     trust.as_device(&fields.certificate, key_pem.expose_secret()).map_err(refuse)?;
-    // Those that the service names may not be reachable from here, those that we came by are.
-    let mut endpoints = known.to_vec();
-    for url in fields.endpoints {
-        let usable = Endpoints::new(std::slice::from_ref(&url), &crate::domain::random::Random::seeded(0));
-        endpoints.extend(usable.iter().flat_map(|one| one.urls().to_vec()).filter(|url| !known.contains(url)));
-    }
     let record = DeviceFile {
         device: fields.device,
-        endpoints,
+        endpoints: merge_endpoints(&fields.endpoints, known),
         not_after: fields.not_after,
         renew_after: fields.renew_after.min(fields.not_after),
     };
     Ok(Identity { record, key_pem, certificate_pem: fields.certificate, ca_pem: fields.ca })
+}
+
+/// Those that the service names, then those that we came by: the former may not be reachable from here. What is no
+/// endpoint is left out.
+fn merge_endpoints(named: &[String], known: &[String]) -> Vec<String> {
+    let mut merged: Vec<String> = Vec::new();
+    for url in named.iter().chain(known).filter_map(|url| endpoints::base_url(url).ok()) {
+        if merged.len() < ENDPOINTS_MAX && !merged.contains(&url) {
+            merged.push(url);
+        }
+    }
+    merged
 }

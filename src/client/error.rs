@@ -111,11 +111,7 @@ impl Refusal {
             detail: text("detail"),
             request_id: text("request_id"),
             fields: body.get("errors").and_then(Value::as_array).into_iter().flatten().filter_map(field).collect(),
-            retry_after: body
-                .get("retry_after_ms")
-                .and_then(Value::as_u64)
-                .map(Duration::from_millis)
-                .or(retry_after),
+            retry_after: body.get("retry_after_ms").and_then(Value::as_u64).map(Duration::from_millis).or(retry_after),
         }
     }
 }
@@ -147,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_problem_is_read_leniently() {
-        let body = br#"{"type":"urn:everbeat:problem:overloaded","title":7,"detail":"wait\u001b[2J","retry_after_ms":1500,
+        let body =
+            br#"{"type":"urn:everbeat:problem:overloaded","title":7,"detail":"wait\u001b[2J","retry_after_ms":1500,
             "errors":[{"pointer":"/a","detail":"bad"},{"x":1}],"new":[]}"#;
         let refusal = Refusal::read("https://a", 503, Some(Duration::from_secs(2)), body);
         assert_eq!(refusal.slug, Some(Slug::Overloaded));

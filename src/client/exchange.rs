@@ -6,8 +6,8 @@ use super::endpoints::Endpoints;
 use super::error::{ClientError, Refusal};
 use super::retry::{self, Budget, Next};
 use super::settings::Context;
-pub use super::transport::{Answer, Call};
 use super::transport::Transport;
+pub use super::transport::{Answer, Call};
 
 /// Clones share connections, endpoints and budget.
 #[derive(Clone)]

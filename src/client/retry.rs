@@ -64,7 +64,10 @@ pub enum Next {
     /// Another endpoint, at once: this one did not take the request.
     Failover,
     /// Wait at least this long, and jitter on top.
-    Wait { at_least: Duration, elsewhere: bool },
+    Wait {
+        at_least: Duration,
+        elsewhere: bool,
+    },
 }
 
 /// Judges a failure. `untried`: endpoints that this call has not asked yet.

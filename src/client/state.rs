@@ -118,9 +118,7 @@ impl StateDir {
     /// The identity in force; `None` if no device was enrolled here.
     pub fn load(&self) -> Result<Option<Identity>, StateError> {
         // Another process may put a new identity in force while we read, and remove the one that we began with.
-        let moved = |outcome: &Result<_, StateError>| {
-            matches!(outcome, Err(StateError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound)
-        };
+        let moved = |outcome: &Result<_, StateError>| matches!(outcome, Err(StateError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound);
         let first = self.load_once();
         if moved(&first) { self.load_once() } else { first }
     }
