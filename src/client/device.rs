@@ -20,7 +20,7 @@ use crate::wire::device::{DeviceRef, GoodbyeRequest, HeartbeatAnswer, HeartbeatR
 use crate::wire::problem::Slug;
 
 /// After a renewal that failed, the next attempt comes between a half and the whole of this later.
-const RENEW_AGAIN: Duration = Duration::from_secs(120);
+const RENEW_AGAIN: Duration = Duration::from_mins(2);
 
 /// Clones share one session.
 #[derive(Clone)]

@@ -28,9 +28,9 @@ impl Endpoints {
         if list.is_empty() {
             return Err(ClientError::Input("no endpoint: give at least one URL".to_owned()));
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a draw from 0 to the length")]
-        let start = random.uniform(0.0, list.len() as f64) as usize;
-        Ok(Self { current: AtomicUsize::new(start % list.len()), urls: list })
+        let last = u32::try_from(list.len() - 1).unwrap_or(0);
+        let start = (0..last).find(|before| random.uniform(0.0, f64::from(last + 1 - before)) < 1.0).unwrap_or(last);
+        Ok(Self { current: AtomicUsize::new(start as usize), urls: list })
     }
 
     /// The endpoint to use now. The number is for [`Self::move_on`].

@@ -19,10 +19,14 @@ mod enroll;
 pub mod error;
 pub mod exchange;
 mod keys;
+#[cfg(test)]
+pub(crate) mod loopback;
 pub mod readings;
 pub mod retry;
 pub mod settings;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod transport;
 pub mod trust;
 

@@ -83,10 +83,11 @@ pub fn next(error: &ClientError, untried: usize, settings: &RetrySettings) -> Ne
             // 429 is about this caller, wherever it calls; the others are about that replica.
             Next::Wait { at_least, elsewhere: refusal.status != 429 }
         }
-        ClientError::Connect { .. } | ClientError::Broken { .. } if untried > 0 => Next::Failover,
-        ClientError::Connect { .. } | ClientError::Broken { .. } | ClientError::Timeout { .. } => wait(true),
         // Waiting does not make a certificate right, but another replica may have a right one.
-        ClientError::Untrusted { .. } if untried > 0 => Next::Failover,
+        ClientError::Connect { .. } | ClientError::Broken { .. } | ClientError::Untrusted { .. } if untried > 0 => {
+            Next::Failover
+        }
+        ClientError::Connect { .. } | ClientError::Broken { .. } | ClientError::Timeout { .. } => wait(true),
         _ => Next::GiveUp,
     }
 }
@@ -177,14 +178,14 @@ mod tests {
         assert_eq!(drawn(), 10);
         clock.advance(Duration::from_secs(4));
         assert_eq!(drawn(), 2);
-        clock.advance(Duration::from_secs(86_400));
+        clock.advance(Duration::from_hours(24));
         assert_eq!(drawn(), 10, "a quiet day does not save up more");
     }
 
     #[test]
     fn retry_after_in_both_forms() {
         let now = crate::domain::time::parse_rfc3339("1994-11-06T08:49:07Z").unwrap();
-        assert_eq!(retry_after(" 120 ", now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after(" 120 ", now), Some(Duration::from_mins(2)));
         assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(Duration::from_secs(30)));
         assert_eq!(retry_after("Sun, 06 Nov 1994 08:00:00 GMT", now), Some(Duration::ZERO));
         for bad in ["", "-1", "1.5", "soon", "1994-11-06T08:49:37Z"] {

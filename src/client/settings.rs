@@ -44,7 +44,7 @@ impl ClientSettings {
         Self {
             connect_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(15),
-            idle_timeout: Duration::from_secs(300),
+            idle_timeout: Duration::from_mins(5),
             answer_bytes_max: 1 << 20,
             retry: RetrySettings {
                 attempts_max: 6,

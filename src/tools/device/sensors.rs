@@ -16,7 +16,7 @@ struct Walk {
 /// Share of the distance to the centre that is taken back at each step.
 const PULL: f64 = 0.02;
 /// A battery's life, from full to the level at which it is charged again.
-const BATTERY_LIFE: Duration = Duration::from_secs(24 * 3600);
+const BATTERY_LIFE: Duration = Duration::from_hours(24);
 const BATTERY_LOW: f64 = 15.0;
 
 impl Walk {

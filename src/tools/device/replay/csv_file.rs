@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Seek};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -122,12 +123,14 @@ impl Iterator for Readings {
 /// The rows of a file, parsed.
 struct Rows {
     path: PathBuf,
+    file: File,
     reader: Reader<BufReader<File>>,
     metrics: Vec<String>,
 }
 
 impl Rows {
     fn new(path: &Path, file: File) -> anyhow::Result<Self> {
+        let shared = file.try_clone()?;
         let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(BufReader::new(file));
         let header = reader.headers().with_context(|| path.display().to_string())?;
         let fault = |text: String| anyhow!("{}, line 1: {text}", path.display());
@@ -145,11 +148,24 @@ impl Rows {
                 return Err(fault(format!("the metric of column {} has no name of its own", index + 2)));
             }
         }
-        Ok(Self { path: path.to_owned(), reader, metrics })
+        Ok(Self { path: path.to_owned(), file: shared, reader, metrics })
+    }
+
+    /// The line on which the record begins. The parser's position is where it began to look: before blank lines, and
+    /// on the second half of a CR LF.
+    fn line_of(&self, record: &StringRecord) -> u64 {
+        let Some(position) = record.position() else { return 0 };
+        let (mut line, mut at, mut byte) = (position.line(), position.byte(), [0]);
+        // `read_at` leaves the parser's place in the file alone.
+        while self.file.read_at(&mut byte, at).is_ok_and(|read| read == 1) && matches!(byte, [b'\n' | b'\r']) {
+            line += u64::from(byte == [b'\n']);
+            at += 1;
+        }
+        line
     }
 
     fn row(&self, record: &StringRecord) -> anyhow::Result<Row> {
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = self.line_of(record);
         let mut fields = record.iter();
         let time = fields.next().unwrap_or_default();
         let ts = parse_time(time).ok_or_else(|| anyhow!("{time:?} is not a time"))?;
@@ -172,8 +188,8 @@ impl Iterator for Rows {
         match self.reader.read_record(&mut record) {
             Ok(false) => None,
             Ok(true) => {
-                let line = record.position().map_or(0, csv::Position::line);
-                Some(self.row(&record).with_context(|| format!("{}, line {line}", self.path.display())))
+                let named = || format!("{}, line {}", self.path.display(), self.line_of(&record));
+                Some(self.row(&record).with_context(named))
             }
             // csv's own message names the line.
             Err(error) => Some(Err(anyhow!("{}: {error}", self.path.display()))),
@@ -263,6 +279,10 @@ mod tests {
         let head = "timestamp,value\n2013-12-02 21:15:00,1\n";
         assert!(fault(&format!("{head}yesterday,1\n")).ends_with("line 3: \"yesterday\" is not a time"));
         assert!(fault(&format!("{head}\n2013-12-02 21:20:00,\n")).ends_with("line 4: there is no value"));
+        assert!(
+            fault(&format!("{head}\n\n2013-12-02 21:20:00,").replace('\n', "\r\n"))
+                .ends_with("line 5: there is no value")
+        );
         assert!(fault(&format!("{head}2013-12-02 21:20:00,NaN\n")).contains("line 3: column \"value\": \"NaN\""));
         assert!(fault(&format!("{head}2013-12-02 21:20:00,1,2\n")).contains("line: 3"));
         assert!(fault("2013-12-02 21:15:00,1\n").contains("line 1: there is no header"));

@@ -99,7 +99,7 @@ mod tests {
         let made = ids(1, &[(1_000_000, 5), (1_000_000, 5)], true);
         assert_eq!(made.iter().map(Uuid::get_version_num).collect::<Vec<_>>(), [8, 8]);
         let text: Vec<String> = made.iter().map(ToString::to_string).collect();
-        assert_eq!(text, ["GOLDEN0", "GOLDEN1"]);
+        assert_eq!(text, ["acfa824c-b86e-813f-95ff-3c94fdee30b1", "f21b8d0d-595f-8d47-8c34-308f76ede209"]);
     }
 
     #[test]
