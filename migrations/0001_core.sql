@@ -142,6 +142,7 @@ create table idempotency_keys (
   resource text not null,                                               -- id of what was created
   created_at timestamptz not null default clock_timestamp(),
   primary key (caller, route, key));
+create index idempotency_keys_created_at on idempotency_keys (created_at);
 
 -- ---------------------------------------------------------------- replicas, ticks, outages
 create table replicas (
@@ -159,6 +160,8 @@ create table tick (
   timeline int not null,
   postmaster_start timestamptz not null,
   replica uuid);
+-- A row to lock from the beginning; timeline 0 says that nobody has ticked yet.
+insert into tick (at, timeline, postmaster_start) values (clock_timestamp(), 0, pg_postmaster_start_time());
 
 -- Intervals in which silence proves nothing, because the service could not have heard.
 create table outages (

@@ -29,15 +29,16 @@ grant usage on all sequences in schema public to everbeat_control;
 revoke update, delete on readings from everbeat_control;
 
 grant select on fleets, devices, credentials, replicas, tick, outages, presence, readings, events, leader_epoch to everbeat_fleet;
-grant insert, update on presence, replicas, tick to everbeat_fleet;
-grant insert on readings, events, outages, leader_effects to everbeat_fleet;
+grant insert, update on presence, replicas, tick, outages to everbeat_fleet;
+grant insert on readings, events, leader_effects to everbeat_fleet;
 grant usage on all sequences in schema public to everbeat_fleet;
 
 grant select, insert, update on leader_lease, leader_epoch to everbeat_lease;
-grant select on changes, tick, replicas, outages, presence, devices, fleets, events to everbeat_lease;
+grant select on changes, token_keys, tick, replicas, outages, presence, devices, fleets, events to everbeat_lease;
 grant insert, update on tick, replicas, presence to everbeat_lease;
 grant insert on events, outages, leader_effects to everbeat_lease;
-grant delete on changes, events, leader_effects, outages, replicas to everbeat_lease;
+grant select on leader_effects, idempotency_keys to everbeat_lease;
+grant delete on changes, events, leader_effects, outages, replicas, idempotency_keys to everbeat_lease;
 grant usage on all sequences in schema public to everbeat_lease;
 
 -- ---------------------------------------------------------------- partitions of readings, by day (UTC)
@@ -107,3 +108,11 @@ end $$;
 alter function ensure_readings_partitions(text, bigint, int, date, int) owner to everbeat_partitions;
 revoke execute on function ensure_readings_partitions(text, bigint, int, date, int) from public;
 grant execute on function ensure_readings_partitions(text, bigint, int, date, int) to everbeat_lease;
+
+-- The check of the schema at start. (The table is sqlx's; it is missing where the files are applied by hand.)
+do $$
+begin
+  if to_regclass('public._sqlx_migrations') is not null then
+    grant select on _sqlx_migrations to everbeat_control;
+  end if;
+end $$;

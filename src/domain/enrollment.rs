@@ -27,16 +27,26 @@ impl Pin {
         Self(half)
     }
 
-    /// Is the pinned key that of a certificate in this PEM bundle? False for a bundle that cannot be read to its end.
+    /// The certificate, in DER, whose key is the pinned one. None if the bundle has none, or cannot be read to its
+    /// end.
+    ///
+    /// Before it sends a token, a client trusts **this certificate alone**: whoever answers in the service's place
+    /// can put a CA of their own beside the real one in the bundle.
+    pub fn find(self, ca_pem: &str) -> Option<Vec<u8>> {
+        let mut found = None;
+        for block in Pem::iter_from_buffer(ca_pem.as_bytes()) {
+            let block = block.ok()?;
+            let own = Self::of_spki(block.parse_x509().ok()?.public_key().raw) == self;
+            if own && found.is_none() {
+                found = Some(block.contents);
+            }
+        }
+        found
+    }
+
+    /// Is the pinned key that of a certificate in this PEM bundle? See [`Self::find`] for what to trust.
     pub fn matches(self, ca_pem: &str) -> bool {
-        let keys: Result<Vec<Self>, _> = Pem::iter_from_buffer(ca_pem.as_bytes())
-            .map(|block| {
-                let block = block.map_err(|_| NotAToken)?;
-                let certificate = block.parse_x509().map_err(|_| NotAToken)?;
-                Ok::<_, NotAToken>(Self::of_spki(certificate.public_key().raw))
-            })
-            .collect();
-        keys.is_ok_and(|keys| keys.contains(&self))
+        self.find(ca_pem).is_some()
     }
 }
 
@@ -186,7 +196,9 @@ mod tests {
         let certificate = |key| rcgen::CertificateParams::default().self_signed(key).unwrap().pem();
         let pin = Pin::of_spki(&rcgen::PublicKeyData::subject_public_key_info(&key));
         assert!(pin.matches(&certificate(&key)));
-        assert!(pin.matches(&(certificate(&other) + &certificate(&key))));
+        let both = certificate(&other) + &certificate(&key);
+        let found = pin.find(&both).unwrap();
+        assert!(found.windows(32).any(|part| part == &key.public_key_raw()[1..33]), "the pinned one of the two");
         assert!(!pin.matches(&certificate(&other)));
         assert!(!pin.matches(""));
         let cut = certificate(&key) + &certificate(&other)[..100];

@@ -17,6 +17,11 @@ impl Boottime {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// Microseconds since the host's boot: comparable between processes of one host, until it boots again.
+    pub fn as_us(self) -> u64 {
+        u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
+    }
+
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(span))

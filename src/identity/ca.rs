@@ -26,7 +26,7 @@ use crate::domain::digest::{hex, sha256};
 use crate::domain::enrollment::Pin;
 use crate::domain::ids::{DeviceId, Fingerprint};
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 /// Pinned by devices that may live long: too short, and a fleet must be told of a new root.
 const ROOT_LIFE: Duration = DAY.saturating_mul(20 * 365);
 /// Replicas hold this key: too long, and a stolen one is good for long; too short, and leaves are cut short.
@@ -34,7 +34,7 @@ const ISSUER_LIFE: Duration = DAY.saturating_mul(5 * 365);
 /// The longest that clients of other makers accept (825 days).
 const SERVER_LIFE: Duration = DAY.saturating_mul(825);
 /// Certificates begin this much in the past, for devices whose clock is behind.
-const BACKDATE: Duration = Duration::from_secs(60);
+const BACKDATE: Duration = Duration::from_mins(1);
 
 /// Why a certificate was not made or not read. For the people who run the service; shown to no device.
 #[derive(Debug, thiserror::Error)]
@@ -317,4 +317,162 @@ fn server_name(name: &str) -> Result<SanType, CaError> {
     let host = name.strip_prefix("*.").unwrap_or(name);
     let valid = rustls_pki_types::DnsName::try_from(host).is_ok();
     if valid { Ok(SanType::DnsName(name.try_into()?)) } else { Err(CaError::BadServerName(name.to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::extensions::{GeneralName, ParsedExtension};
+
+    use super::*;
+    use crate::identity::csr::{self, ExpectedNames};
+
+    const DEVICE: DeviceId = DeviceId(uuid::Uuid::from_u128(7));
+
+    fn now() -> OffsetDateTime {
+        time::macros::datetime!(2026-11-23 10:00:00.123456 UTC)
+    }
+
+    fn whole(at: OffsetDateTime) -> OffsetDateTime {
+        at.replace_nanosecond(0).unwrap()
+    }
+
+    fn request(algorithm: &'static rcgen::SignatureAlgorithm) -> CheckedCsr {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+        csr::check(&pem, &ExpectedNames { name: "pump-1", id: None }).unwrap()
+    }
+
+    fn authorities() -> (Root, Issuer) {
+        let root = Root::make(now()).unwrap();
+        let issuer = root.make_issuer(now()).unwrap();
+        (root, issuer)
+    }
+
+    #[test]
+    fn a_devices_certificate() {
+        let (_, ca) = authorities();
+        for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+            let csr = request(algorithm);
+            let issued = ca.issue(&csr, DEVICE, now(), DAY * 90).unwrap();
+            let leaf = parse(&issued.der).unwrap();
+            assert!(signed_by(&leaf, &parse(&ca.0.der).unwrap()));
+            assert_eq!(leaf.public_key().raw, csr.spki_der, "the key, and in its own words");
+            assert_eq!(issued.spki_sha256, sha256(&csr.spki_der));
+            assert_eq!(issued.fingerprint, Fingerprint(sha256(&issued.der)));
+            assert_eq!(leaf.raw_serial(), issued.serial);
+            assert_eq!(leaf.subject().to_string(), format!("CN={DEVICE}"));
+            assert_eq!(leaf.validity().not_before.to_datetime(), issued.not_before);
+            assert_eq!(leaf.validity().not_after.to_datetime(), issued.not_after);
+            assert_eq!(issued.pem_chain, format!("{}{}", issued.pem_leaf, ca.certificate_pem()));
+            assert_eq!(single_certificate(&issued.pem_leaf).unwrap(), issued.der);
+        }
+    }
+
+    #[test]
+    fn a_device_may_sign_in_and_nothing_else() {
+        let (_, ca) = authorities();
+        let issued = ca.issue(&request(&PKCS_ECDSA_P256_SHA256), DEVICE, now(), DAY).unwrap();
+        let leaf = parse(&issued.der).unwrap();
+        let names = leaf.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(names.value.general_names, [GeneralName::URI(&DEVICE.urn())]);
+        let constraints = leaf.basic_constraints().unwrap().unwrap();
+        assert!(constraints.critical && !constraints.value.ca);
+        let usage = leaf.key_usage().unwrap().unwrap();
+        assert!(usage.critical && usage.value.flags == 1, "digitalSignature only");
+        let extended = leaf.extended_key_usage().unwrap().unwrap().value;
+        assert!(extended.client_auth && !extended.server_auth && !extended.any && extended.other.is_empty());
+        assert_eq!(authority_key_id(&leaf), subject_key_id(&parse(&ca.0.der).unwrap()));
+    }
+
+    fn authority_key_id(of: &X509Certificate<'_>) -> Vec<u8> {
+        let found = of.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),
+            _ => None,
+        });
+        found.unwrap()
+    }
+
+    fn subject_key_id(of: &X509Certificate<'_>) -> Vec<u8> {
+        let found = of.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+        found.unwrap()
+    }
+
+    #[test]
+    fn serials_are_sixteen_positive_bytes_and_new() {
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..1000 {
+            let serial = random_serial().unwrap();
+            assert!((0x40..0x80).contains(&serial[0]) && seen.insert(serial));
+        }
+    }
+
+    #[test]
+    fn a_certificate_lives_inside_its_issuers_life() {
+        let (_, ca) = authorities();
+        let csr = request(&PKCS_ECDSA_P256_SHA256);
+        let issued = ca.issue(&csr, DEVICE, now() + DAY, DAY * 90).unwrap();
+        assert_eq!(issued.not_before, whole(now()) + DAY - BACKDATE);
+        assert_eq!(issued.not_after, whole(now()) + DAY * 91);
+        assert!(issued.renew_after > now() + DAY * 60 && issued.renew_after < now() + DAY * 62);
+
+        let early = ca.issue(&csr, DEVICE, now(), DAY).unwrap();
+        assert_eq!(early.not_before, ca.0.not_before, "not before the issuer");
+        let long = ca.issue(&csr, DEVICE, now(), Duration::from_secs(u64::MAX)).unwrap();
+        assert_eq!(long.not_after, ca.not_after(), "not after the issuer");
+        let ended = ca.issue(&csr, DEVICE, ca.not_after(), DAY);
+        assert!(matches!(ended, Err(CaError::IssuerEnded)));
+        let soon = ca.issue(&csr, DEVICE, ca.not_after() - DAY, DAY * 90).unwrap();
+        assert_eq!(soon.not_after, ca.not_after());
+        let nothing = ca.issue(&csr, DEVICE, now(), Duration::ZERO);
+        assert!(matches!(nothing, Err(CaError::IssuerEnded)));
+    }
+
+    #[test]
+    fn the_chain_of_cas() {
+        let (root, ca) = authorities();
+        let (top, middle) = (parse(&root.0.der).unwrap(), parse(&ca.0.der).unwrap());
+        assert!(signed_by(&top, &top) && signed_by(&middle, &top) && !signed_by(&top, &middle));
+        let path_len = |of: &X509Certificate<'_>| of.basic_constraints().unwrap().unwrap().value.path_len_constraint;
+        assert_eq!((path_len(&top), path_len(&middle)), (Some(1), Some(0)));
+        assert!(middle.key_usage().unwrap().unwrap().value.key_cert_sign());
+        assert!(middle.validity().not_after.to_datetime() <= top.validity().not_after.to_datetime());
+        assert_ne!(top.subject(), middle.subject());
+        assert_eq!(authority_key_id(&middle), subject_key_id(&top));
+        assert_eq!(pin_of(root.certificate_pem()).unwrap(), Pin::of_spki(top.public_key().raw));
+
+        // A CA that was read from its files signs as it did before.
+        let again = Issuer::load(ca.certificate_pem(), &ca.key_pem()).unwrap();
+        let issued = again.issue(&request(&PKCS_ECDSA_P256_SHA256), DEVICE, now(), DAY).unwrap();
+        assert!(signed_by(&parse(&issued.der).unwrap(), &middle));
+        assert!(matches!(Issuer::load(ca.certificate_pem(), &root.key_pem()), Err(CaError::KeyMismatch)));
+        assert!(matches!(Issuer::load(&issued.pem_leaf, &ca.key_pem()), Err(CaError::BadCertificate)));
+        assert!(matches!(Issuer::load(&issued.pem_chain, &ca.key_pem()), Err(CaError::BadCertificate)));
+    }
+
+    #[test]
+    fn a_servers_certificate() {
+        let (root, ca) = authorities();
+        let names = ["localhost", "*.example.org", "127.0.0.1", "::1"].map(str::to_owned);
+        let server = ca.make_server(&names, now()).unwrap();
+        assert!(ca.issued_server(&server.chain_pem, &server.key_pem).unwrap());
+        assert!(ca.issued_server(&server.chain_pem, &root.key_pem()).is_err(), "another key");
+        assert!(!authorities().1.issued_server(&server.chain_pem, &server.key_pem).unwrap(), "another CA");
+        let pem = Pem::iter_from_buffer(server.chain_pem.as_bytes()).next().unwrap().unwrap();
+        let leaf = pem.parse_x509().unwrap();
+        let extended = leaf.extended_key_usage().unwrap().unwrap().value;
+        assert!(extended.server_auth && !extended.client_auth && !leaf.is_ca());
+        let found = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert_eq!(found[..2], [GeneralName::DNSName("localhost"), GeneralName::DNSName("*.example.org")]);
+        assert_eq!(found.len(), 4);
+        for bad in ["", "a b", "https://example.org", "*", "a.*.org", "[::1]", "host:8443"] {
+            let made = ca.make_server(&["localhost".to_owned(), bad.to_owned()], now());
+            assert!(matches!(made, Err(CaError::BadServerName(_))), "{bad:?}");
+        }
+        assert!(matches!(ca.make_server(&[], now()), Err(CaError::BadServerName(_))));
+    }
 }

@@ -96,7 +96,7 @@ pub struct Pki {
     pub server_key_pem: SecretString,
     /// Only while `root.key` has not been taken offline.
     pub root: Option<Root>,
-    root_pem: String,
+    root_certificate: CaCertificate,
 }
 
 /// The public side: what the database publishes, and what a replica's files must agree with.
@@ -132,16 +132,16 @@ impl CaKind {
 }
 
 impl Pki {
-    pub fn public_halves(&self) -> Result<PublicHalves, CaError> {
-        let root = Fingerprint(sha256(&ca::single_certificate(&self.root_pem)?));
-        let issuing = self.issuer.certificate_pem().to_owned();
-        Ok(PublicHalves {
-            certificates: vec![
-                CaCertificate { kind: CaKind::Root, fingerprint: root, pem: self.root_pem.clone() },
-                CaCertificate { kind: CaKind::Issuing, fingerprint: self.issuer.fingerprint(), pem: issuing },
-            ],
+    pub fn public_halves(&self) -> PublicHalves {
+        let issuing = CaCertificate {
+            kind: CaKind::Issuing,
+            fingerprint: self.issuer.fingerprint(),
+            pem: self.issuer.certificate_pem().to_owned(),
+        };
+        PublicHalves {
+            certificates: vec![self.root_certificate.clone(), issuing],
             token_keys: self.tokens.public().to_vec(),
-        })
+        }
     }
 }
 
@@ -157,7 +157,7 @@ pub fn create(dir: &Path, server_names: &[String], clock: &Clock) -> Result<Publ
         write_all(dir, server_names, clock)?;
     }
     put_in_place(dir)?;
-    Ok(load(dir, false)?.public_halves()?)
+    Ok(load(dir, false)?.public_halves())
 }
 
 /// Reads and checks a PKI directory: every key belongs to its certificate, and every certificate to its CA. Keys that
@@ -182,6 +182,9 @@ pub fn load(dir: &Path, dev: bool) -> Result<Pki, PkiError> {
     if !issuer.issued_server(&server_chain_pem, server_key_pem.expose_secret()).map_err(in_file(SERVER_PEM))? {
         return Err(PkiError::Chain(dir.join(SERVER_PEM)));
     }
+    let root_der = ca::single_certificate(&root_pem).map_err(in_file(ROOT_PEM))?;
+    let fingerprint = Fingerprint(sha256(&root_der));
+    let root_certificate = CaCertificate { kind: CaKind::Root, fingerprint, pem: root_pem.clone() };
     Ok(Pki {
         root: load_root(dir, &root_pem, dev)?,
         tokens: TokenKeys::load(device_key.expose_secret(), operator_key.expose_secret())?,
@@ -190,7 +193,7 @@ pub fn load(dir: &Path, dev: bool) -> Result<Pki, PkiError> {
         issuer,
         server_chain_pem,
         server_key_pem,
-        root_pem,
+        root_certificate,
     })
 }
 
@@ -317,4 +320,180 @@ fn rename(from: &Path, to: &Path) -> Result<(), PkiError> {
 fn sync_dir(dir: &Path) -> Result<(), PkiError> {
     let synced = File::open(dir).and_then(|handle| handle.sync_all());
     synced.map_err(|source| PkiError::File { path: dir.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory of the test's own, gone at its end.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("everbeat-pki-{test}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            Self(path)
+        }
+
+        fn create(&self) -> Result<PublicHalves, PkiError> {
+            let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+            create(&self.0, &names, &Clock::manual(1_800_000_000_000_000))
+        }
+
+        fn files(&self) -> Vec<String> {
+            let entries = fs::read_dir(&self.0).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+
+        fn mode(&self, name: &str) -> u32 {
+            fs::metadata(self.0.join(name)).unwrap().permissions().mode() & 0o777
+        }
+
+        fn set_mode(&self, name: &str, mode: u32) {
+            fs::set_permissions(self.0.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn is_key(name: &str) -> bool {
+        Path::new(name).extension().is_some_and(|extension| extension == "key")
+    }
+
+    fn mode_of(name: &str) -> u32 {
+        if is_key(name) { 0o600 } else { 0o644 }
+    }
+
+    fn sorted_files() -> Vec<String> {
+        let mut names = FILES.map(str::to_owned).to_vec();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_was_created_can_be_loaded() {
+        let dir = Dir::new("create");
+        let made = dir.create().unwrap();
+        assert_eq!(dir.files(), sorted_files(), "nothing is left over");
+        assert_eq!(dir.mode(""), 0o700);
+        for name in FILES {
+            assert_eq!(dir.mode(name), mode_of(name), "{name}");
+        }
+        let pki = load(&dir.0, false).unwrap();
+        assert_eq!(pki.public_halves(), made);
+        assert!(pki.root.is_some() && pki.pin.matches(&pki.ca_bundle_pem));
+        assert_eq!(made.certificates.iter().map(|c| c.kind.as_str()).collect::<Vec<_>>(), ["root", "issuing"]);
+        assert_eq!(made.token_keys.len(), 2);
+
+        fs::remove_file(dir.0.join(ROOT_KEY)).unwrap();
+        assert!(load(&dir.0, false).unwrap().root.is_none(), "the root may be offline");
+    }
+
+    #[test]
+    fn nothing_is_overwritten() {
+        for name in FILES {
+            let dir = Dir::new(&format!("exists-{name}"));
+            make_dir(&dir.0).unwrap();
+            fs::write(dir.0.join(name), "precious").unwrap();
+            assert!(matches!(dir.create(), Err(PkiError::Exists(path)) if path.ends_with(name)));
+            assert_eq!(fs::read_to_string(dir.0.join(name)).unwrap(), "precious");
+            assert_eq!(dir.files(), [name]);
+        }
+    }
+
+    #[test]
+    fn keys_that_others_can_read_are_refused() {
+        let dir = Dir::new("modes");
+        dir.create().unwrap();
+        for name in FILES.into_iter().filter(|name| is_key(name)) {
+            for mode in [0o640, 0o604, 0o620, 0o644] {
+                dir.set_mode(name, mode);
+                let refused = load(&dir.0, false).err().unwrap();
+                assert!(matches!(&refused, PkiError::Exposed { path, mode: m } if path.ends_with(name) && *m == mode));
+                assert!(load(&dir.0, true).is_ok(), "{name} in development");
+            }
+            dir.set_mode(name, 0o400);
+            assert!(load(&dir.0, false).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_does_not_fit_is_named() {
+        let (dir, other) = (Dir::new("fit"), Dir::new("fit-other"));
+        dir.create().unwrap();
+        other.create().unwrap();
+        for name in FILES {
+            let path = dir.0.join(name);
+            let own = fs::read_to_string(&path).unwrap();
+            fs::copy(other.0.join(name), &path).unwrap();
+            let swapped = load(&dir.0, false);
+            // A token key of another set is a good key: only the database knows that it is the wrong one.
+            let fits = name.starts_with("token-");
+            assert_eq!(swapped.is_ok(), fits, "{name} of another set");
+            for broken in ["", "junk"] {
+                fs::write(&path, broken).unwrap();
+                assert!(load(&dir.0, false).is_err(), "{name} is {broken:?}");
+            }
+            fs::remove_file(&path).unwrap();
+            match load(&dir.0, false) {
+                Ok(_) => assert_eq!(name, ROOT_KEY),
+                Err(error) => assert!(matches!(error, PkiError::Missing(path) if path.ends_with(name)), "{name}"),
+            }
+            write_new(&path, &own, mode_of(name)).unwrap();
+            load(&dir.0, false).unwrap();
+        }
+        assert!(matches!(load(&dir.0.join("nowhere"), false), Err(PkiError::Missing(_))));
+    }
+
+    #[test]
+    fn a_crash_before_the_commit_leaves_nothing() {
+        let dir = Dir::new("crash-before");
+        make_dir(&dir.0.join(CREATING)).unwrap();
+        fs::write(dir.0.join(CREATING).join(ROOT_PEM), "half a certifi").unwrap();
+        assert!(matches!(load(&dir.0, false), Err(PkiError::Missing(_))));
+        dir.create().unwrap();
+        assert_eq!(dir.files(), sorted_files());
+    }
+
+    #[test]
+    fn a_crash_after_the_commit_is_finished() {
+        for moved in 0..=FILES.len() {
+            let dir = Dir::new(&format!("crash-after-{moved}"));
+            let made = dir.create().unwrap();
+            // As it was when `moved` of the files were in place.
+            make_dir(&dir.0.join(CREATED)).unwrap();
+            for name in &FILES[moved..] {
+                rename(&dir.0.join(name), &dir.0.join(CREATED).join(name)).unwrap();
+            }
+            assert!(matches!(load(&dir.0, false), Err(PkiError::Interrupted(_))), "after {moved}");
+            assert_eq!(dir.create().unwrap(), made, "after {moved}");
+            assert_eq!(dir.files(), sorted_files());
+        }
+    }
+
+    #[test]
+    fn two_at_once() {
+        let dir = Dir::new("busy");
+        make_dir(&dir.0).unwrap();
+        let held = lock(&dir.0).unwrap();
+        assert!(matches!(dir.create(), Err(PkiError::Busy(_))));
+        drop(held);
+        dir.create().unwrap();
+        assert!(matches!(dir.create(), Err(PkiError::Exists(_))));
+    }
+
+    #[test]
+    fn a_bad_name_leaves_nothing_behind() {
+        let dir = Dir::new("name");
+        let made = create(&dir.0, &["not a name".to_owned()], &Clock::manual(1_800_000_000_000_000));
+        assert!(matches!(made, Err(PkiError::Made(CaError::BadServerName(_)))));
+        assert_eq!(dir.files(), [""; 0]);
+    }
 }

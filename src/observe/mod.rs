@@ -1,7 +1,13 @@
 //! What we tell the people who run Everbeat: logs, and every metric with its name, unit, help and labels.
 //! Label values come from closed enums; never from a device, an address or anything a client sent.
 
+pub mod http;
+pub mod identity;
+pub mod ingest;
+pub mod jobs;
 pub mod log;
+pub mod net;
+pub mod presence;
 pub mod process;
 pub mod store;
 
@@ -40,7 +46,16 @@ pub(crate) const fn sizes(name: &'static str, help: &'static str) -> Metric {
 }
 
 /// The whole catalogue: one slice for each module that is measured.
-pub const CATALOGUE: &[&[Metric]] = &[process::METRICS, store::METRICS];
+pub const CATALOGUE: &[&[Metric]] = &[
+    http::METRICS,
+    identity::METRICS,
+    ingest::METRICS,
+    jobs::METRICS,
+    net::METRICS,
+    presence::METRICS,
+    process::METRICS,
+    store::METRICS,
+];
 
 /// Upper bounds of latency buckets, in seconds: from a cached answer to the longest deadline.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -70,6 +85,11 @@ fn describe() {
             (Kind::Histogram, None) => metrics::describe_histogram!(name, help),
         }
     }
+    http::zero();
+    identity::zero();
+    ingest::zero();
+    net::zero();
+    presence::zero();
     store::zero();
 }
 

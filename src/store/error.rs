@@ -3,7 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 /// An error of the database. `Display` is for logs; clients get the problem that http/error.rs makes of [`Fault`].
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{statement}: {fault:?}: {detail}")]
 pub struct StoreError {
     /// The name of the statement or transaction.
@@ -72,7 +72,8 @@ impl Fault {
             "23505" => Self::Duplicate,
             // 40003 is "statement completion unknown"; 40002 and the rest of class 40 were rolled back.
             "40003" => Self::Unknown,
-            "25006" | "55P03" => Self::Unavailable,
+            // 55000: a standby was asked for its timeline.
+            "25006" | "55P03" | "55000" => Self::Unavailable,
             _ => match code.get(..2).unwrap_or_default() {
                 // 57 holds query_canceled and admin_shutdown, which may strike while COMMIT waits for the standby.
                 "08" | "57" | "58" | "XX" => Self::Unknown,
@@ -99,6 +100,12 @@ impl StoreError {
 
     pub fn retryable(&self) -> bool {
         self.fault.retryable()
+    }
+
+    /// Was it the statement that the database refused (class 42: names, types, privileges), not the data in it?
+    /// Then leaving out rows helps nobody: the schema or a role is wrong.
+    pub fn blames_statement(&self) -> bool {
+        self.fault == Fault::Refused && self.detail.starts_with("42")
     }
 
     /// Judges an error of the fleet plane's driver.

@@ -6,11 +6,24 @@
 //! goes on acknowledging TCP and no timeout of the driver or the kernel ever fires. The statement itself goes on in
 //! its own task: the connection counts against its pool until its fate is known (see [`gate`]).
 
+pub mod changes;
 pub mod control;
+pub mod credentials;
+pub mod devices;
+pub mod enrollment;
 pub mod error;
 pub mod fleet;
+pub mod fleets;
+pub mod follow;
 mod gate;
+pub mod keys;
+pub mod leases;
+pub mod migrate;
+pub mod operators;
+pub mod partitions;
+pub mod presence;
 pub mod primary;
+pub mod readings;
 pub mod session;
 pub mod settings;
 pub mod statement;

@@ -8,6 +8,8 @@ mod csv_file;
 mod progress;
 mod row_id;
 mod send;
+#[cfg(test)]
+mod tests;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,0 +1,219 @@
+//! Connection and bearer token → caller. Touches no database for a caller who is known, and verifies no signature
+//! twice; all that can change is compared again at each request.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::Identity;
+use super::error::{AuthError, IdentityError};
+use super::jwt::{Audience, DeviceClaims, LEEWAY, OperatorClaims, TokenError};
+use super::records::Verified;
+use crate::domain::access::Grants;
+use crate::domain::digest::sha256;
+use crate::domain::ids::OperatorId;
+use crate::net::{ConnInfo, Peer, PeerCert, Rejection};
+use crate::observe::identity as observe;
+use crate::store::credentials::Credential;
+use crate::store::devices::{DeviceRecord, DeviceState};
+use crate::wire::device::TokenAnswer;
+
+/// A device that may call.
+#[derive(Clone, Debug)]
+pub struct DeviceCaller {
+    pub device: Arc<DeviceRecord>,
+    pub certificate: Arc<PeerCert>,
+}
+
+/// An operator who may call. What they may do is in `grants`, as it stands now.
+#[derive(Clone, Debug)]
+pub struct OperatorCaller {
+    pub id: OperatorId,
+    pub subject: String,
+    pub jti: Uuid,
+    pub grants: Arc<Grants>,
+    pub expires_at: OffsetDateTime,
+}
+
+impl Identity {
+    /// The device behind the connection's certificate.
+    pub async fn device(&self, conn: &ConnInfo) -> Result<DeviceCaller, AuthError> {
+        counted(self.certified(conn).await)
+    }
+
+    /// The same from the caches alone, also when blind: for heartbeats, which may be taken from known devices while
+    /// the change log cannot be read. [`AuthError::Blind`] for a device that is not in the caches.
+    pub async fn device_cached(&self, conn: &ConnInfo) -> Result<DeviceCaller, AuthError> {
+        counted(self.remembered(conn).await)
+    }
+
+    /// The device behind the certificate, which must also show a token that is bound to it (RFC 8705, 3).
+    pub async fn device_with_token(&self, conn: &ConnInfo, bearer: &str) -> Result<DeviceCaller, AuthError> {
+        let caller = self.device(conn).await?;
+        counted(self.bound(&caller, bearer).await)?;
+        Ok(caller)
+    }
+
+    /// The operator behind a bearer token.
+    pub async fn operator(&self, bearer: &str) -> Result<OperatorCaller, AuthError> {
+        counted(self.signed_in(bearer).await)
+    }
+
+    /// A short access token for a device that calls, bound to its certificate.
+    pub fn device_token(&self, caller: &DeviceCaller) -> Result<TokenAnswer, IdentityError> {
+        let now = self.0.clock.wall();
+        let token = self.0.pki.tokens.device_token(caller.device.id, caller.certificate.fingerprint, now);
+        let token = token.map_err(|error| IdentityError::Internal(error.to_string()))?;
+        let expires_in = u64::try_from((token.expires_at - now).whole_seconds()).unwrap_or(0);
+        Ok(TokenAnswer { access_token: token.text, token_type: "Bearer".to_owned(), expires_in })
+    }
+
+    async fn certified(&self, conn: &ConnInfo) -> Result<DeviceCaller, AuthError> {
+        let certificate = self.current(conn)?;
+        self.sees()?;
+        let credential = self.0.records.credential(certificate.fingerprint).await?;
+        let credential = credential.ok_or(AuthError::CertificateUnknown)?;
+        self.judge_credential(&certificate, &credential)?;
+        let device = self.0.records.device(certificate.device).await?.ok_or(AuthError::CertificateUnknown)?;
+        judge_device(&device)?;
+        Ok(DeviceCaller { device, certificate })
+    }
+
+    async fn remembered(&self, conn: &ConnInfo) -> Result<DeviceCaller, AuthError> {
+        let certificate = self.current(conn)?;
+        let (credential, device) = self.0.records.cached(certificate.fingerprint).await.ok_or(AuthError::Blind)?;
+        self.judge_credential(&certificate, &credential)?;
+        judge_device(&device)?;
+        Ok(DeviceCaller { device, certificate })
+    }
+
+    /// The connection's certificate, if it is good now: a connection outlives the verdict of its handshake.
+    fn current(&self, conn: &ConnInfo) -> Result<Arc<PeerCert>, AuthError> {
+        let certificate = match &conn.peer {
+            Peer::None => return Err(AuthError::CertificateRequired),
+            Peer::Rejected(rejection, _) => return Err(rejected(*rejection)),
+            Peer::Verified(certificate) => certificate,
+        };
+        if self.0.clock.wall() > certificate.not_after {
+            return Err(AuthError::CertificateExpired);
+        }
+        Ok(certificate.clone())
+    }
+
+    fn judge_credential(&self, certificate: &PeerCert, credential: &Credential) -> Result<(), AuthError> {
+        if credential.device != certificate.device {
+            return Err(AuthError::CertificateUnknown);
+        }
+        if credential.revoked {
+            return Err(AuthError::CertificateRevoked);
+        }
+        if self.0.clock.wall() > credential.not_after { Err(AuthError::CertificateExpired) } else { Ok(()) }
+    }
+
+    fn sees(&self) -> Result<(), AuthError> {
+        if self.0.freshness.is_fresh() { Ok(()) } else { Err(AuthError::Blind) }
+    }
+
+    async fn bound(&self, caller: &DeviceCaller, bearer: &str) -> Result<(), AuthError> {
+        let claims = self.device_claims(bearer).await?;
+        let same = claims.device == caller.device.id && claims.certificate == caller.certificate.fingerprint;
+        if same { Ok(()) } else { Err(AuthError::TokenMismatch) }
+    }
+
+    async fn device_claims(&self, bearer: &str) -> Result<Arc<DeviceClaims>, AuthError> {
+        let (records, now) = (&self.0.records, self.0.clock.wall());
+        let key = token_key(bearer)?;
+        let cached = records.verified.get(&key).await;
+        observe::looked_up(observe::Cache::VerifiedToken, cached.is_some());
+        let claims = match cached {
+            Some(Verified::Device(claims)) => claims,
+            Some(Verified::Operator(_)) => return Err(AuthError::TokenInvalid),
+            None => {
+                let claims = Arc::new(records.verifier.verify_device(bearer, now).map_err(refused)?);
+                records.verified.insert(key, Verified::Device(claims.clone())).await;
+                claims
+            }
+        };
+        self.still_good(&claims.kid, Audience::Device, claims.expires_at)?;
+        Ok(claims)
+    }
+
+    async fn operator_claims(&self, bearer: &str) -> Result<Arc<OperatorClaims>, AuthError> {
+        let (records, now) = (&self.0.records, self.0.clock.wall());
+        let key = token_key(bearer)?;
+        let cached = records.verified.get(&key).await;
+        observe::looked_up(observe::Cache::VerifiedToken, cached.is_some());
+        let claims = match cached {
+            Some(Verified::Operator(claims)) => claims,
+            Some(Verified::Device(_)) => return Err(AuthError::TokenInvalid),
+            None => {
+                let claims = Arc::new(records.verifier.verify_operator(bearer, now).map_err(refused)?);
+                records.verified.insert(key, Verified::Operator(claims.clone())).await;
+                claims
+            }
+        };
+        self.still_good(&claims.kid, Audience::Operator, claims.expires_at)?;
+        Ok(claims)
+    }
+
+    /// What a verified signature does not say: that its key still counts, and that it is not over.
+    fn still_good(&self, kid: &str, audience: Audience, expires_at: OffsetDateTime) -> Result<(), AuthError> {
+        if !self.0.records.verifier.accepts(kid, audience) {
+            return Err(AuthError::TokenInvalid);
+        }
+        if self.0.clock.wall() >= expires_at + LEEWAY { Err(AuthError::TokenExpired) } else { Ok(()) }
+    }
+
+    async fn signed_in(&self, bearer: &str) -> Result<OperatorCaller, AuthError> {
+        if bearer.is_empty() {
+            return Err(AuthError::TokenRequired);
+        }
+        self.sees()?;
+        let claims = self.operator_claims(bearer).await?;
+        let token = self.0.records.operator_token(claims.jti).await?.ok_or(AuthError::TokenInvalid)?;
+        let operator = self.0.records.operator(claims.operator).await?.ok_or(AuthError::TokenInvalid)?;
+        let recorded = token.operator == claims.operator && token.session_version == claims.session_version;
+        let current = operator.session_version == claims.session_version && !operator.disabled;
+        if token.revoked || !recorded || !current {
+            return Err(AuthError::TokenInvalid);
+        }
+        Ok(OperatorCaller {
+            id: operator.id,
+            subject: operator.subject.clone(),
+            jti: claims.jti,
+            grants: operator.grants.clone(),
+            expires_at: claims.expires_at,
+        })
+    }
+}
+
+fn token_key(bearer: &str) -> Result<[u8; 32], AuthError> {
+    if bearer.is_empty() { Err(AuthError::TokenRequired) } else { Ok(sha256(bearer.as_bytes())) }
+}
+
+fn judge_device(device: &DeviceRecord) -> Result<(), AuthError> {
+    match device.state {
+        DeviceState::Active => Ok(()),
+        DeviceState::Suspended | DeviceState::Decommissioned => Err(AuthError::DeviceSuspended),
+    }
+}
+
+pub(super) fn rejected(rejection: Rejection) -> AuthError {
+    match rejection {
+        Rejection::Expired => AuthError::CertificateExpired,
+        Rejection::NotYetValid => AuthError::CertificateNotYetValid,
+        Rejection::UntrustedIssuer | Rejection::WrongUse | Rejection::Malformed => AuthError::CertificateUntrusted,
+    }
+}
+
+fn refused(error: TokenError) -> AuthError {
+    match error {
+        TokenError::Expired => AuthError::TokenExpired,
+        TokenError::Invalid => AuthError::TokenInvalid,
+    }
+}
+
+fn counted<T>(outcome: Result<T, AuthError>) -> Result<T, AuthError> {
+    outcome.inspect_err(|error| observe::refused(error.reason()))
+}

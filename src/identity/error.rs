@@ -1,0 +1,115 @@
+//! Why a caller is not let in, or is not given what they asked for. Status codes are chosen in `http`.
+
+use crate::observe::identity::Reason;
+use crate::store::StoreError;
+use crate::store::credentials::RenewRefusal;
+use crate::store::enrollment::EnrollRefusal;
+
+/// Why a caller is not let in.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AuthError {
+    #[error("a client certificate is required")]
+    CertificateRequired,
+    #[error("the client certificate has expired")]
+    CertificateExpired,
+    #[error("the client certificate is not valid yet")]
+    CertificateNotYetValid,
+    /// Of another CA, for another use, or unreadable.
+    #[error("the client certificate is not one of ours")]
+    CertificateUntrusted,
+    /// Ours by its signature, but not a credential of the device that it names.
+    #[error("the client certificate is not known")]
+    CertificateUnknown,
+    #[error("the client certificate was revoked")]
+    CertificateRevoked,
+    /// Suspended or decommissioned.
+    #[error("the device is not active")]
+    DeviceSuspended,
+    #[error("a bearer token is required")]
+    TokenRequired,
+    /// Unreadable, not ours, for the other listener, revoked, or of an operator who may not sign in.
+    #[error("the token is not valid")]
+    TokenInvalid,
+    #[error("the token has expired")]
+    TokenExpired,
+    /// Bound to another certificate (RFC 8705, 3).
+    #[error("the token belongs to another certificate")]
+    TokenMismatch,
+    /// The change log was not read for too long: 503.
+    #[error("who may call cannot be told at the moment")]
+    Blind,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl AuthError {
+    /// The metric's label.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::CertificateRequired => Reason::CertificateRequired,
+            Self::CertificateExpired => Reason::CertificateExpired,
+            Self::CertificateNotYetValid => Reason::CertificateNotYetValid,
+            Self::CertificateUntrusted => Reason::CertificateUntrusted,
+            Self::CertificateUnknown => Reason::CertificateUnknown,
+            Self::CertificateRevoked => Reason::CertificateRevoked,
+            Self::DeviceSuspended => Reason::DeviceSuspended,
+            Self::TokenRequired => Reason::TokenRequired,
+            Self::TokenInvalid => Reason::TokenInvalid,
+            Self::TokenExpired => Reason::TokenExpired,
+            Self::TokenMismatch => Reason::TokenMismatch,
+            Self::Blind => Reason::Blind,
+            Self::Store(_) => Reason::Store,
+        }
+    }
+}
+
+/// Why there is no certificate, or no token. No text repeats what the caller sent.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// Unknown, expired, revoked, used up, or not for this name.
+    #[error("the enrollment token is not valid")]
+    EnrollmentToken,
+    /// A sentence for the caller.
+    #[error("{0}")]
+    BadCsr(String),
+    #[error("the name belongs to another device")]
+    NameTaken,
+    /// It is another device's, or was revoked.
+    #[error("the key cannot be certified")]
+    KeyTaken,
+    #[error("{pointer}: {detail}")]
+    BadField { pointer: String, detail: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A bug of ours; for the log.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<EnrollRefusal> for IdentityError {
+    fn from(refusal: EnrollRefusal) -> Self {
+        match refusal {
+            EnrollRefusal::Token => Self::EnrollmentToken,
+            EnrollRefusal::NameTaken => Self::NameTaken,
+            EnrollRefusal::KeyTaken => Self::KeyTaken,
+            EnrollRefusal::Suspended => AuthError::DeviceSuspended.into(),
+            EnrollRefusal::Issuing(detail) => Self::Internal(detail),
+            EnrollRefusal::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<RenewRefusal> for IdentityError {
+    fn from(refusal: RenewRefusal) -> Self {
+        match refusal {
+            RenewRefusal::Unknown => AuthError::CertificateUnknown.into(),
+            RenewRefusal::Revoked => AuthError::CertificateRevoked.into(),
+            RenewRefusal::Expired => AuthError::CertificateExpired.into(),
+            RenewRefusal::Suspended => AuthError::DeviceSuspended.into(),
+            RenewRefusal::KeyTaken => Self::KeyTaken,
+            RenewRefusal::Store(error) => Self::Store(error),
+        }
+    }
+}

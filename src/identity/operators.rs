@@ -1,0 +1,116 @@
+//! Tokens that operators make or are given: access tokens for people and services, enrollment tokens for devices.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::enroll::new_id;
+use super::jwt::TokenKeys;
+use super::{Identity, enrollment_token};
+use crate::domain::access::Grants;
+use crate::domain::ids::{FleetId, OperatorId};
+use crate::domain::time::Clock;
+use crate::store::changes::{ChangeError, ChangeLog};
+use crate::store::enrollment::{self, NewToken, TokenFilter, TokenRow};
+use crate::store::operators::{self, NewOperatorToken, Subject};
+
+/// For whom a token is minted, and for how long.
+#[derive(Clone, Debug)]
+pub struct Mint {
+    /// 1 to 200 characters.
+    pub subject: String,
+    /// Replaces all roles of the operator; `None`: they stay (a new operator has none).
+    pub grants: Option<Grants>,
+    pub ttl: Duration,
+}
+
+/// A token for an operator. `text` is a secret, shown once.
+#[derive(Clone)]
+pub struct Minted {
+    pub text: String,
+    pub jti: Uuid,
+    pub operator: OperatorId,
+    pub expires_at: OffsetDateTime,
+}
+
+/// Makes or updates the operator, and records the token's `jti`: a token that is not recorded is not accepted.
+pub async fn mint(
+    log: &ChangeLog,
+    keys: &Arc<super::pki::Pki>,
+    clock: &Clock,
+    mint: Mint,
+) -> Result<Minted, ChangeError> {
+    let length = mint.subject.chars().count();
+    if length == 0 || length > 200 || mint.subject.chars().any(char::is_control) {
+        return Err(ChangeError::Conflict("a subject is 1 to 200 characters, none of them a control character"));
+    }
+    let (pki, now, ttl) = (keys.clone(), clock.wall(), mint.ttl);
+    let sign = move |operator, session_version| sign(&pki.tokens, operator, session_version, (now, ttl));
+    let subject = Subject { fresh_id: OperatorId(new_id(clock)), subject: mint.subject, grants: mint.grants };
+    let (operator, token) = operators::mint(log, subject, Arc::new(sign)).await?;
+    Ok(Minted { text: token.signed, jti: token.jti, operator, expires_at: token.expires_at })
+}
+
+fn sign(
+    keys: &TokenKeys,
+    operator: OperatorId,
+    session_version: i32,
+    (now, ttl): (OffsetDateTime, Duration),
+) -> Result<NewOperatorToken<String>, String> {
+    let token = keys.operator_token(operator, session_version, now, ttl).map_err(|error| error.to_string())?;
+    Ok(NewOperatorToken { jti: token.jti, expires_at: token.expires_at, signed: token.text })
+}
+
+/// What an enrollment token is for.
+#[derive(Clone, Debug)]
+pub struct EnrollmentTokenRequest {
+    pub fleet: FleetId,
+    /// A regular expression for the whole name; `None`: any name.
+    pub name_pattern: Option<String>,
+    /// 1 to 1,000,000.
+    pub uses_max: i32,
+    pub expires_in: Duration,
+    /// The operator's subject.
+    pub by: String,
+}
+
+/// Makes an enrollment token; `pki`: whose CA is pinned in it. The text is a secret, shown once.
+pub async fn create_enrollment_token(
+    log: &ChangeLog,
+    pki: &super::pki::Pki,
+    clock: &Clock,
+    request: EnrollmentTokenRequest,
+) -> Result<(TokenRow, String), ChangeError> {
+    let unlucky = |_| ChangeError::Conflict("no randomness for a secret");
+    let token = enrollment_token::generate(pki.pin).map_err(unlucky)?;
+    let new = NewToken {
+        id: token.id().to_owned(),
+        secret_sha256: token.secret_sha256(),
+        fleet: request.fleet,
+        name_pattern: request.name_pattern,
+        uses_max: request.uses_max,
+        expires_at: clock.wall() + request.expires_in,
+        created_by: request.by,
+    };
+    enrollment::create(log, new).await?;
+    let filter = TokenFilter { id: Some(token.id().to_owned()), ..TokenFilter::default() };
+    let row = enrollment::list(log.control(), filter, 1).await?.pop().ok_or(ChangeError::NotFound)?;
+    Ok((row, token.to_string()))
+}
+
+impl Identity {
+    /// [`create_enrollment_token`], with what this replica has.
+    pub async fn create_enrollment_token(
+        &self,
+        request: EnrollmentTokenRequest,
+    ) -> Result<(TokenRow, String), ChangeError> {
+        create_enrollment_token(&self.0.log, &self.0.pki, &self.0.clock, request).await
+    }
+
+    /// [`mint`], with what this replica has.
+    pub async fn mint(&self, request: Mint) -> Result<Minted, ChangeError> {
+        mint(&self.0.log, &self.0.pki, &self.0.clock, request).await
+    }
+}

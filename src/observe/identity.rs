@@ -1,0 +1,130 @@
+//! Who calls: the caches, the change log behind them, enrollments, and refused callers.
+
+use std::time::Duration;
+
+use super::{Metric, counter, gauge};
+
+const CACHE: &str = "everbeat_identity_cache_total";
+const PROOF_AGE: &str = "everbeat_identity_change_log_proof_age_seconds";
+const CHANGES: &str = "everbeat_identity_changes_applied_total";
+const DROPPED: &str = "everbeat_identity_caches_dropped_total";
+const SESSIONS: &str = "everbeat_identity_change_log_sessions_total";
+const ENROLLMENTS: &str = "everbeat_identity_enrollments_total";
+const REFUSED: &str = "everbeat_identity_refused_total";
+
+pub(super) const METRICS: &[Metric] = &[
+    counter(CACHE, "Look-ups in the caches, by cache and outcome."),
+    gauge(PROOF_AGE, "Age of the last proof that the change log was read from a primary that commits, in seconds."),
+    counter(CHANGES, "Entries of the change log that were applied to the caches."),
+    counter(
+        DROPPED,
+        "Times that all caches were dropped: a new timeline, a long absence, or too many changes at once.",
+    ),
+    counter(SESSIONS, "Sessions with the database that the change log's follower opened."),
+    counter(ENROLLMENTS, "Enrollments and renewals, by outcome."),
+    counter(REFUSED, "Callers that were not let in, by reason."),
+];
+
+/// A label that is one of a closed set.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($variant),* }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+        }
+    };
+}
+
+label!(
+    /// Which cache.
+    Cache {
+        Credential = "credential",
+        Device = "device",
+        Operator = "operator",
+        OperatorToken = "operator_token",
+        VerifiedToken = "verified_token",
+    }
+);
+
+label!(
+    /// How an enrollment or renewal ended.
+    Outcome {
+        Enrolled = "enrolled",
+        Again = "again",
+        Renewed = "renewed",
+        Refused = "refused",
+        Failed = "failed",
+    }
+);
+
+label!(
+    /// Why a caller was not let in.
+    Reason {
+        CertificateRequired = "certificate_required",
+        CertificateExpired = "certificate_expired",
+        CertificateNotYetValid = "certificate_not_yet_valid",
+        CertificateUntrusted = "certificate_untrusted",
+        CertificateUnknown = "certificate_unknown",
+        CertificateRevoked = "certificate_revoked",
+        DeviceSuspended = "device_suspended",
+        TokenRequired = "token_required",
+        TokenInvalid = "token_invalid",
+        TokenExpired = "token_expired",
+        TokenMismatch = "token_mismatch",
+        Blind = "blind",
+        Store = "store",
+    }
+);
+
+pub(super) fn zero() {
+    for cache in Cache::ALL {
+        for outcome in ["hit", "miss"] {
+            metrics::counter!(CACHE, "cache" => cache.as_str(), "outcome" => outcome).absolute(0);
+        }
+    }
+    for outcome in Outcome::ALL {
+        metrics::counter!(ENROLLMENTS, "outcome" => outcome.as_str()).absolute(0);
+    }
+    for reason in Reason::ALL {
+        metrics::counter!(REFUSED, "reason" => reason.as_str()).absolute(0);
+    }
+    for name in [CHANGES, DROPPED, SESSIONS] {
+        metrics::counter!(name).absolute(0);
+    }
+}
+
+pub fn looked_up(cache: Cache, hit: bool) {
+    let outcome = if hit { "hit" } else { "miss" };
+    metrics::counter!(CACHE, "cache" => cache.as_str(), "outcome" => outcome).increment(1);
+}
+
+pub fn proof_age(age: Duration) {
+    metrics::gauge!(PROOF_AGE).set(age.as_secs_f64());
+}
+
+pub fn changes_applied(count: usize) {
+    metrics::counter!(CHANGES).increment(count as u64);
+}
+
+pub fn caches_dropped() {
+    metrics::counter!(DROPPED).increment(1);
+}
+
+pub fn session_opened() {
+    metrics::counter!(SESSIONS).increment(1);
+}
+
+pub fn enrollment(outcome: Outcome) {
+    metrics::counter!(ENROLLMENTS, "outcome" => outcome.as_str()).increment(1);
+}
+
+pub fn refused(reason: Reason) {
+    metrics::counter!(REFUSED, "reason" => reason.as_str()).increment(1);
+}

@@ -1,0 +1,229 @@
+//! Contacts in memory, one entry for each device, until the next flush. Bounded: a device that has no entry finds no
+//! room when `devices_max` have one; what a failed flush puts back always finds room, so memory holds at most twice
+//! as many.
+//!
+//! **Nothing slips past the watermark**: a contact's moment is read under its shard's lock, and the moment of a
+//! [`Coalescer::take`] before any lock is taken. So a contact from before that moment is in what was taken.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::domain::ids::{DeviceId, Fingerprint};
+use crate::domain::time::{Boottime, Clock};
+use crate::store::presence::Contacts;
+
+/// More than there are cores, so that two requests seldom meet at one lock.
+const SHARDS: usize = 64;
+
+type Shard = HashMap<DeviceId, Contacts>;
+
+/// No room for another device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+pub struct Coalescer {
+    shards: Vec<Mutex<Shard>>,
+    devices: AtomicUsize,
+    devices_max: usize,
+    clock: Clock,
+}
+
+impl Coalescer {
+    pub fn new(devices_max: usize, clock: Clock) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, devices: AtomicUsize::new(0), devices_max, clock }
+    }
+
+    /// Devices that wait for the next flush.
+    pub fn pending(&self) -> usize {
+        self.devices.load(Ordering::Relaxed)
+    }
+
+    /// Notes a contact that happens now.
+    pub fn note(&self, device: DeviceId, fingerprint: Fingerprint) -> Result<(), Full> {
+        let mut shard = self.shard(device);
+        let now = self.clock.boottime();
+        let contact = Contacts { device, fingerprint, newest: now, count: 1, promise: None };
+        match shard.entry(device) {
+            Entry::Occupied(mut entry) => merge(entry.get_mut(), contact),
+            Entry::Vacant(_) if self.pending() >= self.devices_max => return Err(Full),
+            Entry::Vacant(entry) => {
+                entry.insert(contact);
+                self.devices.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a shorter promise was given now to a device whose contact was just noted.
+    pub fn promise(&self, device: DeviceId, fingerprint: Fingerprint, promise_ms: i64) {
+        let mut shard = self.shard(device);
+        let now = self.clock.boottime();
+        let given = Contacts { device, fingerprint, newest: now, count: 0, promise: Some((promise_ms, now)) };
+        self.merge_into(&mut shard, given);
+    }
+
+    /// All that waits, in the order of the flush, and the moment: what was noted before it is in here, or was taken
+    /// earlier.
+    pub fn take(&self) -> (Boottime, Vec<Contacts>) {
+        let moment = self.clock.boottime();
+        let mut all = Vec::with_capacity(self.pending());
+        for shard in &self.shards {
+            let taken = std::mem::take(&mut *lock(shard));
+            self.devices.fetch_sub(taken.len(), Ordering::Relaxed);
+            all.extend(taken.into_values());
+        }
+        all.sort_unstable_by_key(|contact| contact.device);
+        (moment, all)
+    }
+
+    /// Gives back what could not be flushed; what came in since is kept.
+    pub fn put_back(&self, contacts: impl IntoIterator<Item = Contacts>) {
+        for contact in contacts {
+            let mut shard = self.shard(contact.device);
+            self.merge_into(&mut shard, contact);
+        }
+    }
+
+    fn merge_into(&self, shard: &mut Shard, contact: Contacts) {
+        match shard.entry(contact.device) {
+            Entry::Occupied(mut entry) => merge(entry.get_mut(), contact),
+            Entry::Vacant(entry) => {
+                entry.insert(contact);
+                self.devices.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn shard(&self, device: DeviceId) -> MutexGuard<'_, Shard> {
+        // The last byte of a UUIDv7 is random.
+        let byte = device.0.as_bytes()[15];
+        lock(&self.shards[usize::from(byte) % SHARDS])
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The newest contact with its credential, the newest promise, all the contacts.
+fn merge(into: &mut Contacts, other: Contacts) {
+    if other.newest >= into.newest {
+        into.newest = other.newest;
+        into.fingerprint = other.fingerprint;
+    }
+    into.count = into.count.saturating_add(other.count);
+    into.promise = match (into.promise, other.promise) {
+        (Some(mine), Some(theirs)) if theirs.1 < mine.1 => Some(mine),
+        (mine, theirs) => theirs.or(mine),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const PRINT: Fingerprint = Fingerprint([7; 32]);
+
+    fn device(n: u128) -> DeviceId {
+        DeviceId(Uuid::from_u128(n))
+    }
+
+    #[test]
+    fn full_refuses_new_devices_only() {
+        let coalescer = Coalescer::new(2, Clock::manual(0));
+        assert_eq!([1, 2, 3, 1].map(|n| coalescer.note(device(n), PRINT)), [Ok(()), Ok(()), Err(Full), Ok(())]);
+        let (_, taken) = coalescer.take();
+        assert_eq!(taken.iter().map(|c| (c.device, c.count)).collect::<Vec<_>>(), [(device(1), 2), (device(2), 1)]);
+        assert_eq!(coalescer.note(device(3), PRINT), Ok(()));
+        coalescer.put_back(taken);
+        assert_eq!(coalescer.pending(), 3, "what comes back always finds room");
+    }
+
+    #[test]
+    fn what_is_put_back_never_replaces_what_is_newer() {
+        let clock = Clock::manual(0);
+        let coalescer = Coalescer::new(9, clock.clone());
+        coalescer.note(device(1), Fingerprint([1; 32])).unwrap();
+        coalescer.promise(device(1), Fingerprint([1; 32]), 5_000);
+        let (_, old) = coalescer.take();
+        clock.advance(Duration::from_secs(1));
+        let newer = clock.boottime();
+        coalescer.note(device(1), Fingerprint([2; 32])).unwrap();
+        coalescer.promise(device(1), Fingerprint([2; 32]), 9_000);
+        coalescer.put_back(old);
+        let expected = Contacts {
+            device: device(1),
+            fingerprint: Fingerprint([2; 32]),
+            newest: newer,
+            count: 2,
+            promise: Some((9_000, newer)),
+        };
+        assert_eq!(coalescer.take().1, [expected]);
+    }
+
+    type Model = (Boottime, i64, Option<(i64, Boottime)>);
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Note(u128),
+        Promise(u128),
+        Advance,
+        Take,
+        PutBack,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0_u128..6).prop_map(Step::Note),
+            1 => (0_u128..6).prop_map(Step::Promise),
+            2 => Just(Step::Advance),
+            1 => Just(Step::Take),
+            1 => Just(Step::PutBack),
+        ];
+        prop::collection::vec(step, 0..60)
+    }
+
+    proptest! {
+        /// Flushes may fail at any point: the newest contact, the newest promise and the count survive, and a take
+        /// holds everything that was noted before its moment.
+        #[test]
+        fn nothing_is_lost(steps in steps()) {
+            let clock = Clock::manual(0);
+            let coalescer = Coalescer::new(100, clock.clone());
+            let mut model: HashMap<DeviceId, Model> = HashMap::new();
+            let mut taken: Vec<Contacts> = Vec::new();
+            for (n, step) in (0_i64..).zip(steps) {
+                match step {
+                    Step::Note(n) => {
+                        coalescer.note(device(n), PRINT).unwrap();
+                        let entry = model.entry(device(n)).or_insert((clock.boottime(), 0, None));
+                        *entry = (clock.boottime(), entry.1 + 1, entry.2);
+                    }
+                    Step::Promise(d) => {
+                        coalescer.promise(device(d), PRINT, n);
+                        let entry = model.entry(device(d)).or_insert((clock.boottime(), 0, None));
+                        *entry = (clock.boottime(), entry.1, Some((n, clock.boottime())));
+                    }
+                    Step::Advance => clock.advance(Duration::from_millis(3)),
+                    Step::Take => taken.extend(coalescer.take().1),
+                    Step::PutBack => coalescer.put_back(taken.drain(..).rev()),
+                }
+            }
+            coalescer.put_back(taken);
+            prop_assert_eq!(coalescer.pending(), model.len());
+            for found in coalescer.take().1 {
+                let (newest, count, promise) = model[&found.device];
+                prop_assert_eq!((found.newest, found.count), (newest, count));
+                prop_assert_eq!(found.promise.map(|p| p.1), promise.map(|p| p.1));
+            }
+        }
+    }
+}

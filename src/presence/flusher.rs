@@ -1,0 +1,190 @@
+//! From memory to the database: one task, one transaction at a time, in chunks in the order of the devices. Every
+//! round writes, also when nothing waits: the replica's own row says how far it has flushed, and its commit proves
+//! that the way is open.
+//!
+//! What fails is put back and grows older; an unknown outcome is sent again, which changes nothing but `hb_seq`
+//! (evidence only). A chunk that the database *refuses* is halved until the one that it refuses stands alone: that
+//! one is dropped, loudly, so that it does not keep the others from being heard.
+//!
+//! The drain: rounds go on until two in a row find nothing, then nothing more is acknowledged, then a last round.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Inner, observed};
+use crate::domain::time::{Boottime, Clock};
+use crate::lifecycle::shutdown::Shutdown;
+use crate::lifecycle::tasks::Tasks;
+use crate::observe::presence::OutageCause;
+use crate::store::StoreError;
+use crate::store::presence::{Contacts, Flush, Flushed, flush};
+
+/// Ceilings of the back-off between two rounds that failed.
+const RETRY_BASE: Duration = Duration::from_millis(100);
+const RETRY_CAP: Duration = Duration::from_secs(2);
+/// After the abort, `Tasks::finish` waits one second: the last round has to fit.
+const ABORT_ROUND: Duration = Duration::from_millis(900);
+/// Rounds in a row that find nothing, after which a draining replica is taken to be quiet.
+const QUIET_ROUNDS: u32 = 2;
+
+pub(super) fn start(inner: Arc<Inner>, clock: Clock, tasks: &Tasks, closed: CancellationToken) {
+    let shutdown = tasks.shutdown().clone();
+    tasks.essential("presence-flusher", async move {
+        let flusher = Flusher { inner, clock };
+        flusher.run(&shutdown).await;
+        flusher.inner.health.close();
+        closed.cancel();
+        if tokio::time::timeout(ABORT_ROUND, flusher.round()).await.is_err() {
+            tracing::error!(
+                devices = flusher.inner.coalescer.pending(),
+                "contacts are lost: the last flush took too long"
+            );
+        }
+    });
+}
+
+struct Flusher {
+    inner: Arc<Inner>,
+    clock: Clock,
+}
+
+impl Flusher {
+    async fn run(&self, shutdown: &Shutdown) {
+        let (mut failures, mut quiet) = (0, 0);
+        while quiet < QUIET_ROUNDS {
+            let had_some = self.inner.coalescer.pending() > 0;
+            let round = tokio::select! {
+                () = shutdown.aborting() => return,
+                round = self.round() => round,
+            };
+            failures = if round { 0 } else { failures + 1 };
+            quiet = if shutdown.is_draining() && round && !had_some { quiet + 1 } else { 0 };
+            let pause = match failures {
+                0 => self.inner.settings.flush_interval,
+                n => self.inner.random.full_jitter(RETRY_BASE, RETRY_CAP, n),
+            };
+            tokio::select! {
+                () = shutdown.aborting() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Flushes all that waits. False: some of it was put back.
+    async fn round(&self) -> bool {
+        let begun = tokio::time::Instant::now();
+        let (moment, all) = self.inner.coalescer.take();
+        let rows = all.len();
+        // A round that is dropped halfway (the abort) gives back what it holds.
+        let mut left = Left { inner: &self.inner, chunks: chunks(all, self.inner.settings.flush_rows_max) };
+        let done = self.chunks(&mut left, moment).await;
+        drop(left);
+        if done {
+            self.inner.health.flushed(moment);
+        }
+        observed::flush(if done { "ok" } else { "failed" }, begun.elapsed(), rows);
+        done
+    }
+
+    async fn chunks(&self, left: &mut Left<'_>, moment: Boottime) -> bool {
+        while let Some(chunk) = left.chunks.last().cloned() {
+            let is_last = left.chunks.len() == 1;
+            match self.chunk(chunk.clone(), is_last.then_some(moment)).await {
+                Ok(flushed) => {
+                    report(chunk.len(), flushed);
+                    left.chunks.pop();
+                }
+                Err(error) if error.retryable() => {
+                    tracing::warn!(%error, devices = chunk.len(), "a flush failed; its contacts are kept");
+                    return false;
+                }
+                Err(error) => {
+                    left.chunks.pop();
+                    match chunk.as_slice() {
+                        [] => {
+                            tracing::error!(%error, "the database refuses this replica's watermark");
+                            return false;
+                        }
+                        [one] => {
+                            tracing::error!(%error, device = %one.device, "the database refuses a contact; dropped");
+                            // An empty chunk, so that the watermark is still written.
+                            left.chunks.insert(0, Arc::new(Vec::new()));
+                        }
+                        many => {
+                            let (a, b) = many.split_at(many.len() / 2);
+                            left.chunks.extend([Arc::new(b.to_vec()), Arc::new(a.to_vec())]);
+                        }
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    async fn chunk(&self, contacts: Arc<Vec<Contacts>>, through: Option<Boottime>) -> Result<Flushed, StoreError> {
+        let refused_since = self.inner.health.take_refused();
+        let me = self.inner.settings.me.clone();
+        let work = Flush { me, contacts, through, refused_since };
+        let outcome = flush(&self.inner.store, &self.clock, work).await;
+        match &outcome {
+            Ok(_) if refused_since.is_some() => observed::outage(OutageCause::Replica, true),
+            Ok(_) => {}
+            Err(_) => self.inner.health.still_refused(refused_since),
+        }
+        outcome
+    }
+}
+
+/// What a round has not flushed yet, the next chunk last. Goes back when the round ends, however it ends.
+struct Left<'a> {
+    inner: &'a Inner,
+    chunks: Vec<Arc<Vec<Contacts>>>,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        for chunk in self.chunks.drain(..) {
+            self.inner.coalescer.put_back(chunk.iter().copied());
+        }
+    }
+}
+
+/// Never none: an empty flush still moves the watermark. The last is flushed first.
+fn chunks(all: Vec<Contacts>, rows_max: usize) -> Vec<Arc<Vec<Contacts>>> {
+    if all.is_empty() {
+        return vec![Arc::new(all)];
+    }
+    all.chunks(rows_max.max(1)).rev().map(|chunk| Arc::new(chunk.to_vec())).collect()
+}
+
+fn report(sent: usize, flushed: Flushed) {
+    let sent = i64::try_from(sent).unwrap_or(i64::MAX);
+    observed::unapplied(u64::try_from(sent - flushed.applied).unwrap_or(0));
+    observed::transitions(observed::To::Online, flushed.revived);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::{DeviceId, Fingerprint};
+
+    #[test]
+    fn chunks_go_in_order_and_are_never_none() {
+        let now = Clock::manual(0).boottime();
+        let contact = |n| Contacts {
+            device: DeviceId(uuid::Uuid::from_u128(n)),
+            fingerprint: Fingerprint([0; 32]),
+            newest: now,
+            count: 1,
+            promise: None,
+        };
+        let all: Vec<Contacts> = (0..7).map(contact).collect();
+        let sizes: Vec<usize> = chunks(all.clone(), 3).iter().map(|chunk| chunk.len()).collect();
+        assert_eq!(sizes, [1, 3, 3]);
+        let again: Vec<Contacts> = chunks(all.clone(), 3).iter().rev().flat_map(|chunk| chunk.to_vec()).collect();
+        assert_eq!(again, all);
+        assert_eq!(chunks(Vec::new(), 3).len(), 1);
+    }
+}

@@ -1,0 +1,207 @@
+//! Promises: a longer one is committed before it is given.
+//!
+//! This replica remembers the stored promise of each device that it heard lately, so that a steady device costs
+//! nothing. Whoever is not remembered, or not surely, or asks for more, goes through one task that takes all who wait
+//! at once: it reads their promises in one statement (no WAL), and writes only those that get longer in another. So
+//! after a restart a whole fleet costs reads, a thousand devices each, and a new policy for a fleet costs one commit
+//! for a thousand devices.
+//!
+//! What is remembered may be too long for `promise_trust` at most, when another replica stored a shorter promise
+//! meanwhile: then the longer one travels with the flush, and a crash before that flush may cost one false silence.
+//! While the database does not answer, a remembered promise is given again, and never a longer one.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use moka::future::Cache;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::PresenceSettings;
+use crate::domain::ids::DeviceId;
+use crate::domain::time::{Boottime, Clock};
+use crate::lifecycle::tasks::Tasks;
+use crate::store::presence::{extend, promises};
+use crate::store::{Fault, FleetStore, StoreError};
+
+/// Devices in one statement.
+const BATCH_MAX: usize = 1_000;
+/// Heartbeats that may wait for their promise.
+const QUEUE_MAX: usize = 16_384;
+const NAME: &str = "presence_promises";
+
+/// A promise that may be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Granted {
+    pub(super) promise_ms: i64,
+    /// Shorter than what is stored: the flush has to say so.
+    pub(super) shorter: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    promise_ms: i64,
+    verified: Boottime,
+}
+
+struct Ask {
+    device: DeviceId,
+    wanted_ms: i64,
+    /// The stored promise, at least `wanted_ms`; `None` when the device has no row, or is not active.
+    answer: oneshot::Sender<Result<Option<i64>, Fault>>,
+}
+
+pub(super) struct Promises {
+    known: Cache<DeviceId, Known>,
+    asks: mpsc::Sender<Ask>,
+    clock: Clock,
+    trust: Duration,
+    deadline: Duration,
+}
+
+impl Promises {
+    /// Answers until `closed`: a draining replica goes on promising until its last flush.
+    pub(super) fn start(
+        settings: &PresenceSettings,
+        store: FleetStore,
+        clock: Clock,
+        tasks: &Tasks,
+        closed: CancellationToken,
+    ) -> Self {
+        let (asks, mut inbox) = mpsc::channel(QUEUE_MAX);
+        let deadline = store.deadline();
+        let shutdown = tasks.shutdown().clone();
+        tasks.essential("presence-promises", async move {
+            let mut batch = Vec::new();
+            loop {
+                tokio::select! {
+                    () = closed.cancelled() => return,
+                    () = shutdown.aborting() => return,
+                    taken = inbox.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { return },
+                }
+                answer(&store, std::mem::take(&mut batch)).await;
+            }
+        });
+        let known = Cache::new(u64::try_from(settings.devices_max).unwrap_or(u64::MAX));
+        Self { known, asks, clock, trust: settings.promise_trust, deadline }
+    }
+
+    /// The promise that may be given to a device that asks for `wanted_ms`.
+    pub(super) async fn grant(&self, device: DeviceId, wanted_ms: i64) -> Result<Granted, StoreError> {
+        let known = self.known.get(&device).await;
+        let sure = known.filter(|known| self.clock.boottime().since(known.verified) <= self.trust);
+        let (stored, verified) = match sure {
+            Some(known) if wanted_ms <= known.promise_ms => (Some(known.promise_ms), known.verified),
+            _ => {
+                let asked = self.clock.boottime();
+                match (self.ask(device, wanted_ms).await, known) {
+                    (Ok(stored), _) => (stored, asked),
+                    (Err(_), Some(known)) => return Ok(remembered(known.promise_ms, wanted_ms)),
+                    (Err(error), None) => return Err(error),
+                }
+            }
+        };
+        let granted = remembered_or_unbound(stored, wanted_ms);
+        if stored.is_some() && (sure.is_none() || granted.shorter || sure.map(|s| s.promise_ms) != stored) {
+            self.known.insert(device, Known { promise_ms: granted.promise_ms, verified }).await;
+        }
+        Ok(granted)
+    }
+
+    async fn ask(&self, device: DeviceId, wanted_ms: i64) -> Result<Option<i64>, StoreError> {
+        let unavailable = |detail: &str| StoreError::new(NAME, Fault::Unavailable, detail);
+        let (answer, answered) = oneshot::channel();
+        self.asks.try_send(Ask { device, wanted_ms, answer }).map_err(|_| unavailable("too many wait"))?;
+        match tokio::time::timeout(self.deadline, answered).await {
+            Ok(Ok(Ok(stored))) => Ok(stored),
+            Ok(Ok(Err(fault))) => Err(StoreError::new(NAME, fault, "the promise could not be read or committed")),
+            Ok(Err(_)) => Err(unavailable("shutting down")),
+            Err(_) => Err(unavailable("no answer in time")),
+        }
+    }
+}
+
+/// Never more than what is stored.
+fn remembered(stored_ms: i64, wanted_ms: i64) -> Granted {
+    Granted { promise_ms: wanted_ms.min(stored_ms), shorter: wanted_ms < stored_ms }
+}
+
+/// A device that nothing is stored of cannot be called silent, so any promise is safe.
+fn remembered_or_unbound(stored_ms: Option<i64>, wanted_ms: i64) -> Granted {
+    stored_ms.map_or(Granted { promise_ms: wanted_ms, shorter: false }, |stored_ms| remembered(stored_ms, wanted_ms))
+}
+
+async fn answer(store: &FleetStore, batch: Vec<Ask>) {
+    let devices: Vec<DeviceId> = batch.iter().map(|ask| ask.device).collect();
+    let mut stored: HashMap<DeviceId, i64> = match promises(store, &devices).await {
+        Ok(rows) => rows.into_iter().collect(),
+        Err(error) => return fail(batch, &error),
+    };
+    let longer = longer(&batch, &stored);
+    if !longer.is_empty() {
+        match extend(store, &longer).await {
+            // A device that is no longer active gets no answer about what is stored: nothing will be believed of it.
+            Ok(rows) => {
+                for (device, _) in &longer {
+                    stored.remove(device);
+                }
+                stored.extend(rows);
+            }
+            Err(error) => {
+                let (waited, others) = batch.into_iter().partition(|ask| longer.iter().any(|(d, _)| *d == ask.device));
+                fail(waited, &error);
+                return reply(others, &stored);
+            }
+        }
+    }
+    reply(batch, &stored);
+}
+
+/// The longest wish of each device that wishes for more than is stored.
+fn longer(batch: &[Ask], stored: &HashMap<DeviceId, i64>) -> Vec<(DeviceId, i64)> {
+    let mut wishes: HashMap<DeviceId, i64> = HashMap::new();
+    for ask in batch {
+        if stored.get(&ask.device).is_some_and(|stored| ask.wanted_ms > *stored) {
+            let wish = wishes.entry(ask.device).or_insert(ask.wanted_ms);
+            *wish = ask.wanted_ms.max(*wish);
+        }
+    }
+    wishes.into_iter().collect()
+}
+
+fn reply(batch: Vec<Ask>, stored: &HashMap<DeviceId, i64>) {
+    for ask in batch {
+        // Whoever asked may have left.
+        let _ = ask.answer.send(Ok(stored.get(&ask.device).copied()));
+    }
+}
+
+fn fail(batch: Vec<Ask>, error: &StoreError) {
+    tracing::warn!(%error, waiting = batch.len(), "promises could not be read or committed");
+    for ask in batch {
+        let _ = ask.answer.send(Err(error.fault));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_more_than_is_stored() {
+        let granted = |promise_ms, shorter| Granted { promise_ms, shorter };
+        assert_eq!(remembered(30_000, 30_000), granted(30_000, false));
+        assert_eq!(remembered(30_000, 5_000), granted(5_000, true));
+        assert_eq!(remembered(30_000, 3_600_000), granted(30_000, false));
+        assert_eq!(remembered_or_unbound(None, 3_600_000), granted(3_600_000, false));
+    }
+
+    #[test]
+    fn one_wish_for_each_device_that_wants_more() {
+        let device = |n| DeviceId(uuid::Uuid::from_u128(n));
+        let ask = |n, wanted_ms| Ask { device: device(n), wanted_ms, answer: oneshot::channel().0 };
+        let stored = HashMap::from([(device(1), 10), (device(2), 10)]);
+        let batch = [ask(1, 20), ask(1, 40), ask(1, 30), ask(2, 10), ask(3, 99)];
+        assert_eq!(longer(&batch, &stored), [(device(1), 40)], "3 has no row");
+    }
+}

@@ -1,0 +1,309 @@
+//! Presence in the database: the flush of contacts, promises, goodbyes, the tick with its record of outages, and the
+//! sweep. Time is the database's; a replica sends ages.
+//!
+//! **A contact's time is never later than the contact.** Ages are counted on the replica's boot clock back from the
+//! moment at which the *anchor* arrived: the database's clock, read in the same transaction. So neither a queue, a
+//! retry nor a wait for a lock moves a contact forward in time, past a goodbye that another replica took meanwhile;
+//! the error is one round trip, into the past.
+//!
+//! **A late tick closes nothing too early.** The tick reads the clock under its row's lock and keeps the lock until
+//! its COMMIT is through. If that waits for the standby, what becomes visible afterwards is the *old* moment: not
+//! fresh for the sweep, and the next tick finds the gap and records it. Nobody ticks in between, so no interval is
+//! cut short; a failover during the wait loses the tick and changes the timeline, which opens an interval as well.
+//! Judging silence as of the tick, not as of now, closes the window between the two.
+//!
+//! Deliberately absent: any index on `presence` (it would end HOT updates), and inserting presence rows (enrollment
+//! makes them).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{FleetStore, Session, StoreError};
+use crate::domain::ids::{DeviceId, Fingerprint, ReplicaId};
+use crate::domain::lease::Fence;
+use crate::domain::time::{Boottime, Clock};
+
+crate::statements! {
+    /// The database's clock, for the ages of one flush.
+    ANCHOR = "presence_anchor";
+    /// Contacts of many devices.
+    FLUSH = "presence_flush";
+    /// The replica's own row, and how far it has flushed.
+    WATERMARK = "presence_watermark";
+    /// The replica's record of having refused heartbeats.
+    SHED = "presence_shed";
+    /// Stored promises.
+    PROMISES = "presence_promises";
+    /// Longer promises.
+    EXTEND = "presence_extend";
+    /// A device leaves on purpose.
+    GOODBYE = "presence_goodbye";
+    /// The write path works; the record of outages.
+    TICK = "presence_tick";
+    /// Silent devices become suspect and offline.
+    SWEEP = "presence_sweep";
+}
+
+/// The replica that writes, as its row in `replicas` says it.
+#[derive(Clone, Debug)]
+pub struct Me {
+    pub id: ReplicaId,
+    pub addr: String,
+    pub version: &'static str,
+}
+
+/// All that one device said since the last flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contacts {
+    pub device: DeviceId,
+    /// Of the newest contact.
+    pub fingerprint: Fingerprint,
+    pub newest: Boottime,
+    /// How many.
+    pub count: i64,
+    /// A promise shorter than the stored one, in milliseconds, and when it was given.
+    pub promise: Option<(i64, Boottime)>,
+}
+
+/// One transaction of a flush.
+#[derive(Clone)]
+pub struct Flush {
+    pub me: Me,
+    pub contacts: Arc<Vec<Contacts>>,
+    /// Everything acknowledged before this moment is in the database once this transaction has committed.
+    /// `None`: more is to come.
+    pub through: Option<Boottime>,
+    /// Heartbeats were refused since.
+    pub refused_since: Option<Boottime>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Devices whose contacts were taken; the others are suspended, decommissioned or hold no live credential.
+    pub applied: i64,
+    /// Devices that came online.
+    pub revived: i64,
+}
+
+/// Writes contacts. Sent again after an unknown outcome it changes nothing but `hb_seq`, which is evidence only.
+pub async fn flush(store: &FleetStore, clock: &Clock, flush: Flush) -> Result<Flushed, StoreError> {
+    let (clock, flush) = (clock.clone(), Arc::new(flush));
+    // The work is called anew for each try, so that ages are counted from that try's anchor.
+    store
+        .transact(FLUSH.name, store.deadline(), move |transaction| {
+            let (clock, flush) = (clock.clone(), flush.clone());
+            Box::pin(async move { flush_in(transaction, &clock, &flush).await })
+        })
+        .await
+}
+
+async fn flush_in(
+    transaction: &Transaction<'_>,
+    clock: &Clock,
+    flush: &Flush,
+) -> Result<Flushed, tokio_postgres::Error> {
+    let anchor: OffsetDateTime = transaction.query_one(&prepared(transaction, &ANCHOR).await?, &[]).await?.get("at");
+    let now = clock.boottime();
+    let at = |moment: Boottime| anchor - time::Duration::microseconds(age_us(now, moment));
+    let flushed = if flush.contacts.is_empty() {
+        Flushed::default()
+    } else {
+        write_contacts(transaction, flush, anchor, now).await?
+    };
+    if let Some(since) = flush.refused_since {
+        let shed = prepared(transaction, &SHED).await?;
+        transaction.execute(&shed, &[&flush.me.id.0, &at(since)]).await?;
+    }
+    // After the record of refusals, so that no sweep sees the replica well and the record missing.
+    let through = flush.through.map(at);
+    let watermark = prepared(transaction, &WATERMARK).await?;
+    transaction.execute(&watermark, &[&flush.me.id.0, &flush.me.addr, &flush.me.version, &through]).await?;
+    Ok(flushed)
+}
+
+async fn write_contacts(
+    transaction: &Transaction<'_>,
+    flush: &Flush,
+    anchor: OffsetDateTime,
+    now: Boottime,
+) -> Result<Flushed, tokio_postgres::Error> {
+    let all = &flush.contacts;
+    let devices: Vec<Uuid> = all.iter().map(|c| c.device.0).collect();
+    let ages: Vec<i64> = all.iter().map(|c| age_us(now, c.newest)).collect();
+    let fingerprints: Vec<&[u8]> = all.iter().map(|c| c.fingerprint.0.as_slice()).collect();
+    let counts: Vec<i64> = all.iter().map(|c| c.count).collect();
+    let promises: Vec<Option<i64>> = all.iter().map(|c| c.promise.map(|(ms, _)| ms)).collect();
+    let promise_ages: Vec<Option<i64>> = all.iter().map(|c| c.promise.map(|(_, given)| age_us(now, given))).collect();
+    let statement = prepared(transaction, &FLUSH).await?;
+    let me = flush.me.id.0;
+    let row = transaction
+        .query_one(&statement, &[&devices, &ages, &fingerprints, &counts, &promises, &promise_ages, &anchor, &me])
+        .await?;
+    Ok(Flushed { applied: row.get("applied"), revived: row.get("revived") })
+}
+
+async fn prepared(
+    transaction: &Transaction<'_>,
+    statement: &'static super::Statement,
+) -> Result<tokio_postgres::Statement, tokio_postgres::Error> {
+    transaction.prepare_cached(statement.sql).await
+}
+
+/// Rounded up: a contact must never look younger than it is.
+fn age_us(now: Boottime, moment: Boottime) -> i64 {
+    let nanos = now.since(moment).as_nanos();
+    i64::try_from(nanos.div_ceil(1_000)).unwrap_or(i64::MAX)
+}
+
+/// The stored promises, in milliseconds; a device without a row is missing from the answer. Writes nothing.
+pub async fn promises(store: &FleetStore, devices: &[DeviceId]) -> Result<Vec<(DeviceId, i64)>, StoreError> {
+    let devices: Vec<Uuid> = devices.iter().map(|device| device.0).collect();
+    let rows = store.read(&PROMISES, vec![Box::new(devices)]).await?;
+    Ok(rows.iter().map(promise).collect())
+}
+
+/// Commits longer promises (milliseconds; at most one for each device) and returns what is stored now, which another
+/// replica may have made longer still. A device that is not active is missing from the answer.
+pub async fn extend(store: &FleetStore, wanted: &[(DeviceId, i64)]) -> Result<Vec<(DeviceId, i64)>, StoreError> {
+    let devices: Vec<Uuid> = wanted.iter().map(|(device, _)| device.0).collect();
+    let promises: Vec<i64> = wanted.iter().map(|(_, ms)| *ms).collect();
+    let rows = store.write(&EXTEND, vec![Box::new(devices), Box::new(promises)]).await?;
+    Ok(rows.iter().map(promise).collect())
+}
+
+fn promise(row: &Row) -> (DeviceId, i64) {
+    (DeviceId(row.get("device_id")), row.get("promise_ms"))
+}
+
+/// What a device says when it leaves.
+#[derive(Clone, Debug)]
+pub struct Goodbye {
+    pub device: DeviceId,
+    pub fingerprint: Fingerprint,
+    pub reason: Option<String>,
+    pub back_at: Option<OffsetDateTime>,
+}
+
+/// Commits a goodbye: the device is offline at once. False: the device or its credential is no longer live, and
+/// nothing was written.
+pub async fn goodbye(store: &FleetStore, me: ReplicaId, goodbye: Goodbye) -> Result<bool, StoreError> {
+    let Goodbye { device, fingerprint, reason, back_at } = goodbye;
+    let fingerprint = fingerprint.0.to_vec();
+    let rows = store
+        .write(
+            &GOODBYE,
+            vec![Box::new(device.0), Box::new(fingerprint), Box::new(reason), Box::new(back_at), Box::new(me.0)],
+        )
+        .await?;
+    Ok(!rows.is_empty())
+}
+
+/// How many outages may restart deadlines.
+#[derive(Clone, Copy, Debug)]
+pub struct RestartCap {
+    /// An outage that is preceded, within the window, by this many of its kind (everybody's, or one replica's)
+    /// restarts nothing. Its length is not counted as silence all the same.
+    pub restarts_max: i64,
+    pub window: Duration,
+}
+
+/// What a tick found.
+#[derive(Clone, Debug)]
+pub struct Ticked {
+    /// Why silence proves nothing since the last tick, where that is so: `gap`, `timeline`, `restart`, `start`.
+    pub cause: Option<String>,
+    /// A new outage began; false while one goes on.
+    pub opened: bool,
+    /// Since the last tick, in microseconds. Negative: the database's clock was set back.
+    pub since_us: i64,
+    /// False: so many outages lately that this one restarts no deadlines.
+    pub restarts: bool,
+}
+
+/// Ticks. `gap_max`: a longer time since the last tick, of any replica, is an outage.
+pub async fn tick(
+    store: &FleetStore,
+    me: ReplicaId,
+    gap_max: Duration,
+    cap: RestartCap,
+) -> Result<Option<Ticked>, StoreError> {
+    let rows = store
+        .write(&TICK, vec![Box::new(me.0), Box::new(ms(gap_max)), Box::new(ms(cap.window)), Box::new(cap.restarts_max)])
+        .await?;
+    Ok(rows.first().map(|row| Ticked {
+        cause: row.get("cause"),
+        opened: row.get("opened"),
+        since_us: row.get("since_us"),
+        restarts: row.get("restarts"),
+    }))
+}
+
+/// No `Default`: the same values must reach the ticks of every replica and the sweep.
+#[derive(Clone, Copy, Debug)]
+pub struct SweepSettings {
+    /// Devices in one statement: the fence is held as long as it runs. At most 500.
+    pub rows_max: i64,
+    /// A tick older than this proves nothing: the sweep changes nothing.
+    pub tick_fresh: Duration,
+    /// How long a replica that cannot flush goes on acknowledging heartbeats; a replica that has not flushed for
+    /// longer is cut off or dead. The same as the replicas' own `blind_max`, or longer.
+    pub blind_max: Duration,
+    pub cap: RestartCap,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// False: deposed. Nothing was changed.
+    pub fence_held: bool,
+    /// False: no fresh tick on this primary, or a clock that was set back. Nothing was changed.
+    pub tick_fresh: bool,
+    /// Devices that were found due. `rows_max` of them: sweep again at once.
+    pub due: i64,
+    pub suspect: i64,
+    pub offline: i64,
+    /// The effect's number, drawn under the fence, if anything was changed.
+    pub seq: Option<i64>,
+}
+
+/// One sweep under the fence, within `limit`.
+pub async fn sweep(
+    session: &Session,
+    fence: &Fence,
+    settings: &SweepSettings,
+    limit: Duration,
+) -> Result<Swept, StoreError> {
+    let (fresh, blind, window) = (ms(settings.tick_fresh), ms(settings.blind_max), ms(settings.cap.window));
+    let rows = session
+        .query(
+            &SWEEP,
+            &[
+                &fence.role,
+                &fence.epoch,
+                &fence.timeline,
+                &settings.rows_max,
+                &fresh,
+                &blind,
+                &settings.cap.restarts_max,
+                &window,
+            ],
+            limit,
+        )
+        .await?;
+    Ok(rows.first().map_or_else(Swept::default, |row| Swept {
+        fence_held: row.get("fence_held"),
+        tick_fresh: row.get("tick_fresh"),
+        due: row.get("due"),
+        suspect: row.get("suspect"),
+        offline: row.get("offline"),
+        seq: row.get("seq"),
+    }))
+}
+
+fn ms(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}

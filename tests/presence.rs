@@ -1,0 +1,464 @@
+//! Presence on a real PostgreSQL: the sweep against its pure twin, and the orders of events that must not matter.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail by panicking")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use everbeat::domain::ids::{DeviceId, Fingerprint, ReplicaId};
+use everbeat::domain::lease::Fence;
+use everbeat::domain::presence::State;
+use everbeat::domain::random::Random;
+use everbeat::domain::time::{Boottime, Clock};
+use everbeat::lifecycle::readiness::{Check, Readiness};
+use everbeat::presence::detector::{Evidence, Limits, Outage, judge, restarting};
+use everbeat::presence::{Contact, Presence, PresenceSettings};
+use everbeat::store::presence::{
+    Contacts, Flush, Flushed, Goodbye, Me, RestartCap, SweepSettings, Swept, extend, flush, goodbye, promises, sweep,
+    tick,
+};
+use everbeat::store::{Plane, Session};
+use support::{TestCluster, TestStore};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+const CAP: RestartCap = RestartCap { restarts_max: 2, window: Duration::from_mins(5) };
+const BLIND_MAX: Duration = Duration::from_secs(10);
+const SWEEP: SweepSettings =
+    SweepSettings { rows_max: 500, tick_fresh: Duration::from_secs(3), blind_max: BLIND_MAX, cap: CAP };
+const GAP_MAX: Duration = Duration::from_secs(3);
+
+struct Db {
+    store: TestStore,
+    owner: tokio_postgres::Client,
+    _driver: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Db {
+    async fn new() -> Self {
+        let store = TestStore::new().await;
+        let (owner, driver) = TestCluster::shared().owner(&store.settings.database).await;
+        let epoch = "insert into leader_epoch values ('sweeper', 3, current_timeline())";
+        let fleet = "insert into fleets (id, name) values ('00000000-0000-7000-8000-000000000001', 'f')";
+        owner.batch_execute(&format!("{epoch}; {fleet}")).await.unwrap();
+        Self { store, owner, _driver: driver }
+    }
+
+    /// An active device with a live credential, enrolled a minute ago, and what the row says beyond that.
+    async fn device(&self, n: u128) -> DeviceId {
+        let id = Uuid::from_u128(n);
+        let insert = "with d as (insert into devices (id, fleet_id, name)
+              values ($1::uuid, '00000000-0000-7000-8000-000000000001', 'd' || ($1::uuid)::text) returning id),
+            c as (insert into credentials (fingerprint, device_id, spki_sha256, serial, certificate_pem, not_before, not_after)
+              select $2::bytea, id, $2::bytea, '\\x01', '', now() - interval '1 day', now() + interval '1 day' from d)
+            insert into presence (device_id, promise_ms, state_since) select id, 30000, clock_timestamp() - interval '1 minute' from d";
+        self.owner.execute(insert, &[&id, &print(n).0.as_slice()]).await.unwrap();
+        DeviceId(id)
+    }
+
+    async fn state(&self, device: DeviceId) -> State {
+        let row = self.owner.query_one("select state from presence where device_id = $1", &[&device.0]).await.unwrap();
+        State::from_code(row.get(0)).unwrap()
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        self.owner.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    async fn flush(&self, contacts: Vec<Contacts>) -> Flushed {
+        self.flush_with(contacts, None).await
+    }
+
+    async fn flush_with(&self, contacts: Vec<Contacts>, refused_since: Option<Boottime>) -> Flushed {
+        let clock = Clock::System;
+        let work = Flush { me: me(1), contacts: Arc::new(contacts), through: Some(clock.boottime()), refused_since };
+        flush(&self.store.fleet, &clock, work).await.unwrap()
+    }
+
+    async fn tick(&self) {
+        tick(&self.store.fleet, ReplicaId(Uuid::from_u128(1)), GAP_MAX, CAP).await.unwrap();
+    }
+
+    async fn sweep(&self, fence: &Fence) -> Swept {
+        let host = &self.store.settings.hosts[0];
+        let session = Session::open(&self.store.settings, host, Plane::Lease, "").await.unwrap();
+        sweep(&session, fence, &SWEEP, Duration::from_secs(10)).await.unwrap()
+    }
+
+    async fn fence(&self) -> Fence {
+        let timeline = self.owner.query_one("select current_timeline()", &[]).await.unwrap().get(0);
+        Fence { role: "sweeper", epoch: 3, timeline }
+    }
+}
+
+fn me(n: u128) -> Me {
+    Me { id: ReplicaId(Uuid::from_u128(n)), addr: "here:1".to_owned(), version: "0" }
+}
+
+fn print(n: u128) -> Fingerprint {
+    let mut bytes = [0; 32];
+    bytes[..16].copy_from_slice(&n.to_be_bytes());
+    Fingerprint(bytes)
+}
+
+fn contact_at(n: u128, newest: Boottime) -> Contacts {
+    Contacts { device: DeviceId(Uuid::from_u128(n)), fingerprint: print(n), newest, count: 1, promise: None }
+}
+
+fn contact(n: u128) -> Contacts {
+    contact_at(n, Clock::System.boottime())
+}
+
+fn bye(n: u128) -> Goodbye {
+    Goodbye { device: DeviceId(Uuid::from_u128(n)), fingerprint: print(n), reason: None, back_at: None }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_flush_does_not_undo_a_goodbye() {
+    let db = Db::new().await;
+    let device = db.device(1).await;
+    assert_eq!(db.flush(vec![contact(1)]).await, Flushed { applied: 1, revived: 1 });
+    assert_eq!(db.state(device).await, State::Online);
+
+    let before = contact(1);
+    assert!(goodbye(&db.store.fleet, me(2).id, bye(1)).await.unwrap());
+    // The flush of the contact from before waits for a lock: time that must not make the contact younger.
+    let (holder, _driver) = TestCluster::shared().owner(&db.store.settings.database).await;
+    holder.batch_execute("begin; select from presence for update").await.unwrap();
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        holder.batch_execute("commit").await.unwrap();
+    };
+    let (flushed, ()) = tokio::join!(db.flush(vec![before]), release);
+    assert_eq!(flushed, Flushed { applied: 1, revived: 0 });
+    assert_eq!(db.state(device).await, State::Offline);
+
+    assert_eq!(db.flush(vec![contact(1)]).await.revived, 1, "it is back");
+    assert!(goodbye(&db.store.fleet, me(2).id, bye(1)).await.unwrap());
+    assert!(goodbye(&db.store.fleet, me(2).id, bye(1)).await.unwrap(), "said twice");
+    let kinds = db.owner.query("select kind, status_seq from events order by id", &[]).await.unwrap();
+    let kinds: Vec<(String, i64)> = kinds.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let expected = ["device.online", "device.offline", "device.online", "device.offline"];
+    assert_eq!(kinds, (1..).zip(expected).map(|(seq, kind)| (kind.to_owned(), seq)).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_live_devices_are_flushed() {
+    let db = Db::new().await;
+    for n in 1..=4 {
+        db.device(n).await;
+    }
+    let spoil = "update devices set state = 'suspended' where id = '00000000-0000-0000-0000-000000000001';
+        update credentials set revoked_at = now() where device_id = '00000000-0000-0000-0000-000000000002';
+        update credentials set not_after = now() - interval '1 hour' where device_id = '00000000-0000-0000-0000-000000000003'";
+    db.owner.batch_execute(spoil).await.unwrap();
+    let flushed = db.flush((1..=5).map(contact).collect()).await;
+    assert_eq!(flushed, Flushed { applied: 1, revived: 1 }, "4 alone; 5 is nobody");
+    assert_eq!(db.state(DeviceId(Uuid::from_u128(4))).await, State::Online);
+    assert!(!goodbye(&db.store.fleet, me(1).id, bye(2)).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flushes_in_opposite_orders_do_not_deadlock() {
+    let db = Db::new().await;
+    for n in 1..=300 {
+        db.device(n).await;
+    }
+    let run = |reversed: bool| {
+        let store = db.store.fleet.clone();
+        async move {
+            for _ in 0..25 {
+                let mut contacts: Vec<Contacts> = (1..=300).map(contact).collect();
+                if reversed {
+                    contacts.reverse();
+                }
+                let id = if reversed { 1 } else { 2 };
+                let work = Flush { me: me(id), contacts: Arc::new(contacts), through: None, refused_since: None };
+                flush(&store, &Clock::System, work).await.unwrap();
+            }
+        }
+    };
+    tokio::join!(run(false), run(true), run(false), run(true));
+    assert_eq!(db.number("select sum(hb_seq)::bigint from presence").await, 4 * 25 * 300);
+    assert_eq!(db.number("select count(*) from events").await, 300, "each device came online once");
+    // The statistics may lag by a second; a deadlock takes as long to be noticed.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+    assert_eq!(db.number(deadlocks).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_gap_is_one_outage_whoever_ticks() {
+    let db = Db::new().await;
+    let race = || async {
+        let all = (1..=8).map(|n| tick(&db.store.fleet, ReplicaId(Uuid::from_u128(n)), GAP_MAX, CAP));
+        for ticked in futures_util::future::join_all(all).await {
+            ticked.unwrap();
+        }
+    };
+    race().await;
+    assert_eq!(db.number("select count(*) from outages where cause = 'start'").await, 1);
+    race().await;
+    assert_eq!(db.number("select count(*) from outages").await, 1, "no gap, no outage");
+    for (spoil, cause) in [
+        ("update tick set at = at - interval '10 seconds'", "gap"),
+        ("update tick set timeline = timeline - 1 + 99", "timeline"),
+        ("update tick set postmaster_start = postmaster_start - interval '1 hour'", "restart"),
+    ] {
+        db.owner.batch_execute(spoil).await.unwrap();
+        race().await;
+        assert_eq!(db.number(&format!("select count(*) from outages where cause = '{cause}'")).await, 1, "{cause}");
+    }
+    let lengths = "select count(*) from outages where cause = 'gap' and ended_at - started_at >= interval '10 seconds'";
+    assert_eq!(db.number(lengths).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_that_goes_on_is_one_row() {
+    let db = Db::new().await;
+    db.tick().await;
+    for _ in 0..3 {
+        // Each commit is stalled: what it left behind is old when it can be seen.
+        let stall = "update outages set started_at = started_at - interval '9 s', ended_at = ended_at - interval '9 s';
+                     update tick set at = at - interval '9 s'";
+        db.owner.batch_execute(stall).await.unwrap();
+        db.tick().await;
+    }
+    assert_eq!(db.number("select count(*) from outages").await, 1);
+    assert_eq!(db.number("select extract(epoch from ended_at - started_at)::bigint from outages").await / 9, 3);
+
+    let since = Clock::System.boottime();
+    for _ in 0..3 {
+        db.flush_with(Vec::new(), Some(since)).await;
+    }
+    assert_eq!(db.number("select count(*) from outages where cause = 'replica'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sweep_needs_its_fence_and_a_fresh_tick() {
+    let db = Db::new().await;
+    let device = db.device(1).await;
+    db.owner.batch_execute("update presence set state = 1, last_seen = now() - interval '1 hour'").await.unwrap();
+    let fence = db.fence().await;
+    let refused = db.sweep(&fence).await;
+    assert!(refused.fence_held && !refused.tick_fresh, "nobody has ticked: {refused:?}");
+    db.tick().await;
+    // The tick has recorded the start as an outage, which gives the device a deadline.
+    let quiet = db.sweep(&fence).await;
+    assert_eq!(quiet, Swept { fence_held: true, tick_fresh: true, ..Swept::default() });
+    db.owner.batch_execute("delete from outages").await.unwrap();
+    for deposed in [
+        Fence { epoch: 2, ..fence },
+        Fence { timeline: fence.timeline + 1, ..fence },
+        Fence { role: "partitions", ..fence },
+    ] {
+        assert_eq!(db.sweep(&deposed).await, Swept::default());
+    }
+    for stale in [
+        "update tick set at = clock_timestamp() - interval '4 s'",
+        "update tick set at = clock_timestamp() + interval '1 minute'",
+        "update tick set at = clock_timestamp(), timeline = timeline + 1",
+        "update tick set timeline = timeline - 1, postmaster_start = postmaster_start - interval '1 s'",
+    ] {
+        db.owner.batch_execute(stale).await.unwrap();
+        let swept = db.sweep(&fence).await;
+        assert!(swept.fence_held && !swept.tick_fresh && swept.due == 0, "{stale}: {swept:?}");
+        assert_eq!(db.state(device).await, State::Online, "{stale}");
+    }
+    db.owner
+        .batch_execute("update tick set at = clock_timestamp(), postmaster_start = pg_postmaster_start_time()")
+        .await
+        .unwrap();
+    db.owner.batch_execute("update devices set state = 'suspended'").await.unwrap();
+    assert_eq!(db.sweep(&fence).await.due, 0, "suspended devices are not swept");
+    db.owner.batch_execute("update devices set state = 'active'").await.unwrap();
+    let swept = db.sweep(&fence).await;
+    assert_eq!((swept.due, swept.offline, swept.seq.is_some()), (1, 1, true));
+    assert_eq!(db.state(device).await, State::Offline);
+    assert_eq!(db.number("select count(*) from events where kind = 'device.offline' and cause = 'silence'").await, 1);
+    assert_eq!(db.number("select sum(rows)::bigint from leader_effects where epoch = 3").await, 1);
+    assert_eq!(db.sweep(&fence).await.seq, None, "nothing due leaves no effect");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promise_that_gets_longer_survives_an_older_shorter_one() {
+    let db = Db::new().await;
+    let device = db.device(1).await;
+    let stored = || async { promises(&db.store.fleet, &[device]).await.unwrap() };
+    let now = || Clock::System.boottime();
+    let short = |given| Contacts { promise: Some((5_000, given)), ..contact_at(1, given) };
+
+    let older = now();
+    assert_eq!(extend(&db.store.fleet, &[(device, 3_600_000)]).await.unwrap(), [(device, 3_600_000)]);
+    db.flush(vec![short(older)]).await;
+    assert_eq!(stored().await, [(device, 3_600_000)]);
+    // A touch after the extension carries an old promise along: still void.
+    db.flush(vec![Contacts { newest: now(), ..short(older) }]).await;
+    assert_eq!(stored().await, [(device, 3_600_000)]);
+    db.flush(vec![short(now())]).await;
+    assert_eq!(stored().await, [(device, 5_000)]);
+    let nobody = DeviceId(Uuid::from_u128(77));
+    assert_eq!(extend(&db.store.fleet, &[(nobody, 1), (device, 4_000)]).await.unwrap(), [(device, 5_000)]);
+}
+
+fn settings() -> PresenceSettings {
+    PresenceSettings {
+        me: me(9),
+        flush_interval: Duration::from_millis(50),
+        flush_rows_max: 2,
+        devices_max: 100,
+        blind_max: BLIND_MAX,
+        promise_trust: Duration::from_mins(5),
+        tick_interval: Duration::from_millis(200),
+        tick_gap_max: GAP_MAX,
+        cap: CAP,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_heartbeat_to_online_and_through_the_drain() {
+    let db = Db::new().await;
+    let (readiness, clock) = (Readiness::default(), Clock::System);
+    let fleet = db.store.fleet.clone();
+    let tasks = everbeat::lifecycle::tasks::Tasks::new(everbeat::lifecycle::shutdown::Shutdown::new());
+    let presence = Presence::start(settings(), fleet, readiness.clone(), clock, Random::seeded(1), &tasks);
+    for n in 1..=5 {
+        db.device(n).await;
+    }
+    let at = tokio::time::Instant::now();
+    while !readiness.get(Check::Flush) {
+        assert!(at.elapsed() < Duration::from_secs(5), "the first flush makes it ready");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let heartbeat = |n: u128, requested_ms| {
+        let (device, fingerprint) = (DeviceId(Uuid::from_u128(n)), print(n));
+        let (interval_ms, interval_max_ms) = (30_000, 600_000);
+        presence.heartbeat(Contact { device, fingerprint, interval_ms, interval_max_ms, requested_ms, heartbeat: true })
+    };
+    for n in 1..=5 {
+        let next_in = heartbeat(n, None).await.unwrap().next_in.as_secs_f64();
+        assert!((27.0..33.0).contains(&next_in), "{next_in}");
+    }
+    // Longer: stored before it is given. Shorter: with the flush.
+    assert!(heartbeat(1, Some(600_000)).await.unwrap().next_in >= Duration::from_mins(9));
+    assert_eq!(db.number("select max(promise_ms) from presence").await, 600_000);
+    assert!(heartbeat(2, Some(10_000)).await.unwrap().next_in <= Duration::from_secs(11));
+
+    tasks.shutdown().drain();
+    assert_eq!(tasks.finish(Duration::from_secs(5)).await, None);
+    assert_eq!(db.number("select count(*) from presence where state = 1").await, 5);
+    assert_eq!(db.number("select sum(hb_seq)::bigint from presence").await, 7);
+    assert_eq!(db.number("select min(promise_ms) from presence").await, 10_000);
+    assert_eq!(db.number("select count(*) from replicas where flushed_through > now() - interval '9 s'").await, 1);
+    assert!(heartbeat(3, None).await.is_err(), "nothing is acknowledged after the last flush");
+}
+
+/// Draws a whole world around one tick: outages, replicas, devices.
+struct World<'a> {
+    random: Random,
+    tick: OffsetDateTime,
+    owner: &'a tokio_postgres::Client,
+}
+
+impl World<'_> {
+    /// A whole number of half seconds before the tick, so that deadlines are hit exactly now and then.
+    fn ago(&self, low: f64, high: f64) -> OffsetDateTime {
+        #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
+        let halves = self.random.uniform(low * 2.0, high * 2.0).round() as i64;
+        self.tick - time::Duration::milliseconds(halves * 500)
+    }
+
+    fn chance(&self, of: f64) -> bool {
+        self.random.uniform(0.0, 1.0) < of
+    }
+
+    fn draw(&self, below: u32) -> u32 {
+        (0..below).rev().find(|n| self.chance(1.0 / f64::from(n + 1))).unwrap_or(0)
+    }
+
+    async fn outages(&self) -> Vec<(Option<Uuid>, Outage)> {
+        let mut all = Vec::new();
+        for _ in 0..self.draw(9) {
+            let ended_at = self.ago(-2.0, 700.0);
+            let started_at = ended_at - time::Duration::seconds(i64::from(self.draw(90)));
+            let replica = self.chance(0.5).then(|| Uuid::from_u128(u128::from(self.draw(3) + 1)));
+            let insert = "insert into outages (started_at, ended_at, cause, replica) values ($1, $2, 'gap', $3)";
+            self.owner.execute(insert, &[&started_at, &ended_at, &replica]).await.unwrap();
+            all.push((replica, Outage { started_at, ended_at }));
+        }
+        all
+    }
+
+    async fn replicas(&self) -> Vec<(Uuid, OffsetDateTime)> {
+        let mut all = Vec::new();
+        for n in 1..=3 {
+            let (id, through) = (Uuid::from_u128(n), self.ago(-1.0, 30.0));
+            let insert = "insert into replicas (id, addr, version, flushed_through) values ($1, 'a', 'v', $2)";
+            self.owner.execute(insert, &[&id, &through]).await.unwrap();
+            all.push((id, through));
+        }
+        all
+    }
+
+    async fn device(&self, id: DeviceId) -> (Evidence, Option<Uuid>) {
+        let evidence = Evidence {
+            state: State::ALL[self.draw(4) as usize],
+            state_since: self.ago(0.0, 600.0),
+            last_seen: self.chance(0.9).then(|| self.ago(-1.0, 300.0)),
+            promise: Duration::from_millis(u64::from(self.draw(60) + 1) * 1_000),
+            promised_until: self.chance(0.2).then(|| self.ago(-50.0, 200.0)),
+            flushed_through: None,
+        };
+        let replica = self.chance(0.7).then(|| Uuid::from_u128(u128::from(self.draw(3) + 1)));
+        let promise_ms = i64::try_from(evidence.promise.as_millis()).unwrap();
+        let update = "update presence set state = $2, state_since = $3, last_seen = $4, promise_ms = $5,
+            promised_until = $6, replica = $7 where device_id = $1";
+        let Evidence { state, state_since, last_seen, promised_until, .. } = &evidence;
+        self.owner
+            .execute(update, &[&id.0, &state.code(), state_since, last_seen, &promise_ms, promised_until, &replica])
+            .await
+            .unwrap();
+        (evidence, replica)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sweep_decides_as_the_detector() {
+    let db = Db::new().await;
+    let mut devices = Vec::new();
+    for n in 1..=150 {
+        devices.push(db.device(n).await);
+    }
+    let fence = db.fence().await;
+    let limits = Limits { blind_max: time::Duration::seconds(10), restarts_max: 2, window: time::Duration::minutes(5) };
+    let mut changed = [0; 4];
+    for seed in 0..12 {
+        db.owner.batch_execute("delete from outages; delete from replicas").await.unwrap();
+        let set = "update tick set at = clock_timestamp(), timeline = current_timeline() returning at";
+        let tick = db.owner.query_one(set, &[]).await.unwrap().get(0);
+        let world = World { random: Random::seeded(seed), tick, owner: &db.owner };
+        let (outages, replicas) = (world.outages().await, world.replicas().await);
+        let mut expected = Vec::new();
+        for device in &devices {
+            let (mut evidence, replica) = world.device(*device).await;
+            evidence.flushed_through = replicas.iter().find(|(id, _)| Some(*id) == replica).map(|(_, at)| *at);
+            let of = |kind: Option<Uuid>| {
+                let kind: Vec<Outage> =
+                    outages.iter().filter(|(of, _)| *of == kind).map(|(_, outage)| *outage).collect();
+                restarting(&kind, &limits)
+            };
+            let mut concern = of(None);
+            concern.extend(replica.map(|id| of(Some(id))).unwrap_or_default());
+            let verdict = judge(&evidence, &concern, tick, &limits);
+            expected.push((*device, verdict.next.unwrap_or(evidence.state), evidence, verdict));
+        }
+        let swept = db.sweep(&fence).await;
+        assert!(swept.fence_held && swept.tick_fresh, "drawing a world takes less than the tick is fresh: {swept:?}");
+        for (device, state, evidence, verdict) in expected {
+            assert_eq!(db.state(device).await, state, "seed {seed}: {evidence:?} {verdict:?} {outages:?}");
+            changed[usize::try_from(verdict.next.map_or(0, State::code)).unwrap()] += 1;
+        }
+    }
+    assert!(changed[2] > 20 && changed[3] > 50 && changed[0] > 200, "the worlds are varied: {changed:?}");
+}
