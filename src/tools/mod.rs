@@ -1,3 +1,5 @@
 //! Programs over the client: the development set-up, the device agent, the operators' command line.
 
+pub mod admin_cli;
 pub mod dev;
+pub mod device;
