@@ -1,9 +1,9 @@
 //! Nouns and rules. No async, no I/O, and no clock reads outside [`time`].
 
 pub mod access;
+pub mod candidacy;
 pub mod digest;
 pub mod enrollment;
-pub mod candidacy;
 pub mod ids;
 pub mod lease;
 pub mod name;

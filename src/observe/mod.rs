@@ -1,8 +1,8 @@
 //! What we tell the people who run Everbeat: logs, and every metric with its name, unit, help and labels.
 //! Label values come from closed enums; never from a device, an address or anything a client sent.
 
-pub mod jobs;
 pub mod identity;
+pub mod jobs;
 pub mod log;
 pub mod net;
 pub mod presence;
