@@ -9,4 +9,5 @@ pub mod lease;
 pub mod name;
 pub mod presence;
 pub mod random;
+pub mod reading;
 pub mod time;

@@ -24,6 +24,7 @@ pub mod operators;
 pub mod partitions;
 pub mod presence;
 pub mod primary;
+pub mod readings;
 pub mod session;
 pub mod settings;
 pub mod statement;
