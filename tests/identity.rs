@@ -46,7 +46,7 @@ impl Installation {
         pki::create(&dir, &["localhost".to_owned()], &clock).unwrap();
         let pki = Arc::new(pki::load(&dir, true).unwrap());
         let log = ChangeLog::direct(store.control.clone());
-        let halves = pki.public_halves().unwrap();
+        let halves = pki.public_halves();
         assert!(matches!(keys::check(&store.control, &halves).await, Err(keys::KeysError::Empty)));
         keys::publish(&log, &halves).await.unwrap();
         assert!(matches!(keys::publish(&log, &halves).await, Err(PublishRefusal::Exists)));

@@ -1,7 +1,6 @@
 //! What we tell the people who run Everbeat: logs, and every metric with its name, unit, help and labels.
 //! Label values come from closed enums; never from a device, an address or anything a client sent.
 
-pub mod identity;
 pub mod http;
 pub mod identity;
 pub mod ingest;

@@ -16,7 +16,6 @@ pub mod fleet;
 pub mod fleets;
 pub mod follow;
 mod gate;
-mod gate;
 pub mod keys;
 pub mod leases;
 pub mod migrate;
