@@ -314,11 +314,12 @@ async fn a_blind_replica_remembers_for_heartbeats_only() {
     let token = here.token(&identity, 2, None).await;
     let known = identity.enroll(&request(&token, "pump-1", &key())).await.unwrap();
     let unknown = identity.enroll(&request(&token, "pump-2", &key())).await.unwrap();
-    identity.device(&calls(&known)).await.unwrap();
-    // A lock on its row holds up the replica's tick, so that no proof arrives.
+    // A lock holds up the replica's next tick, due within two seconds: from then on no proof arrives, and no change is
+    // applied either (the device's own enrollment would take it out of the cache once).
     let (owner, _connection) = TestCluster::shared().owner(&here.store.settings.database).await;
     owner.batch_execute("begin; lock table replicas in access exclusive mode").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    identity.device(&calls(&known)).await.unwrap();
     here.clock.advance(Duration::from_secs(11));
     assert!(!identity.freshness().is_fresh());
     assert!(matches!(identity.device(&calls(&known)).await, Err(AuthError::Blind)));
