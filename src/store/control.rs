@@ -86,6 +86,14 @@ impl ControlStore {
         store
     }
 
+    /// Waits until there is a pool, at most `limit`: the pool follows the tracker a moment later.
+    pub async fn opened(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while self.current.load().is_none() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Runs work that only reads.
     pub async fn read<T, E, W>(&self, name: &'static str, work: W) -> Result<T, E>
     where
