@@ -107,3 +107,11 @@ end $$;
 alter function ensure_readings_partitions(text, bigint, int, date, int) owner to everbeat_partitions;
 revoke execute on function ensure_readings_partitions(text, bigint, int, date, int) from public;
 grant execute on function ensure_readings_partitions(text, bigint, int, date, int) to everbeat_lease;
+
+-- The check of the schema at start. (The table is sqlx's; it is missing where the files are applied by hand.)
+do $$
+begin
+  if to_regclass('public._sqlx_migrations') is not null then
+    grant select on _sqlx_migrations to everbeat_control;
+  end if;
+end $$;

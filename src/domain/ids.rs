@@ -55,6 +55,20 @@ uuid_id!(
     ReplicaId
 );
 
+impl DeviceId {
+    const URN_PREFIX: &str = "urn:everbeat:device:";
+
+    /// The URI in the subjectAltName of the device's certificates.
+    pub fn urn(self) -> String {
+        format!("{}{self}", Self::URN_PREFIX)
+    }
+
+    /// The inverse of [`Self::urn`].
+    pub fn from_urn(text: &str) -> Option<Self> {
+        text.strip_prefix(Self::URN_PREFIX)?.parse().ok()
+    }
+}
+
 /// SHA-256 of a certificate's DER encoding: the name of a credential.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint(pub [u8; 32]);
@@ -103,6 +117,14 @@ mod tests {
         assert_eq!(print.to_string().parse(), Ok(print));
         assert_eq!("zz".repeat(32).parse::<Fingerprint>(), Err(NotAFingerprint));
         assert_eq!("é".repeat(32).parse::<Fingerprint>(), Err(NotAFingerprint));
+    }
+
+    #[test]
+    fn a_device_has_a_urn() {
+        let device = DeviceId(Uuid::from_u128(7));
+        assert_eq!(device.urn(), "urn:everbeat:device:00000000-0000-0000-0000-000000000007");
+        assert_eq!(DeviceId::from_urn(&device.urn()), Some(device));
+        assert_eq!(DeviceId::from_urn(&device.to_string()), None);
     }
 
     #[test]

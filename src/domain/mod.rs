@@ -1,6 +1,8 @@
 //! Nouns and rules. No async, no I/O, and no clock reads outside [`time`].
 
 pub mod access;
+pub mod digest;
+pub mod enrollment;
 pub mod ids;
 pub mod name;
 pub mod presence;

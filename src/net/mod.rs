@@ -1,1 +1,44 @@
-//! net
+//! From a socket to a connection whose peer is judged, and HTTP on it.
+//!
+//! ```text
+//! accept -> connection permit -> PROXY v2 (trusted peers only) -> ClientHello -> handshake permit -> TLS
+//!        -> verdict on the client certificate (`Peer`) -> HTTP/1 or HTTP/2 by ALPN -> the service
+//! ```
+//!
+//! Invariants
+//! - Nothing that a caller does or leaves undone holds a connection open without a deadline: the handshake (PROXY
+//!   header included), the first request, idle time, age, and the end itself are each bounded.
+//! - TLS proves that the caller has the key of the certificate it shows, and never ends for a certificate's path;
+//!   the verdict is a value ([`Peer`]) that the routes judge. The exception is an admin listener that *requires*
+//!   client certificates.
+//! - A PROXY header is required from configured peers and never parsed from others.
+//! - The TLS configuration in use is always one that was loaded and checked as a whole.
+//! - Sessions are never resumed: each connection shows its certificate again.
+//!
+//! Deliberately absent: `axum::serve` (its handshakes run one after the other behind a listener of our own),
+//! hyper-util's `auto` builder (no deadline while it sniffs), CRLs (the database decides what is revoked), SNI (one
+//! certificate for each listener), deadlines for request bodies (they belong to the route).
+
+mod activity;
+mod conn;
+mod drive;
+mod listen;
+mod peer;
+mod proxy;
+mod reload;
+mod serve;
+mod settings;
+mod tls;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+pub use listen::bind;
+pub use peer::{ConnInfo, Listener, Peer, PeerCert, Rejection};
+pub use reload::{Reloaded, TlsHandle};
+pub use serve::{HttpService, serve, serve_plain};
+pub use settings::{
+    ClientAuth, ConnectionSettings, ListenerSettings, Network, NotANetwork, TlsSettings, UnverifiedSettings,
+};
+pub use tls::TlsError;

@@ -3,6 +3,7 @@
 
 pub mod ingest;
 pub mod log;
+pub mod net;
 pub mod process;
 pub mod store;
 
@@ -41,7 +42,7 @@ pub(crate) const fn sizes(name: &'static str, help: &'static str) -> Metric {
 }
 
 /// The whole catalogue: one slice for each module that is measured.
-pub const CATALOGUE: &[&[Metric]] = &[process::METRICS, store::METRICS, ingest::METRICS];
+pub const CATALOGUE: &[&[Metric]] = &[ingest::METRICS, net::METRICS, process::METRICS, store::METRICS];
 
 /// Upper bounds of latency buckets, in seconds: from a cached answer to the longest deadline.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -71,8 +72,9 @@ fn describe() {
             (Kind::Histogram, None) => metrics::describe_histogram!(name, help),
         }
     }
-    store::zero();
     ingest::zero();
+    net::zero();
+    store::zero();
 }
 
 #[cfg(test)]

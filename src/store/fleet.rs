@@ -100,12 +100,7 @@ impl FleetStore {
         self.single(statement, params, Fault::Unknown).await
     }
 
-    async fn single(
-        &self,
-        statement: &'static Statement,
-        params: Params,
-        late: Fault,
-    ) -> Result<Vec<Row>, StoreError> {
+    async fn single(&self, statement: &'static Statement, params: Params, late: Fault) -> Result<Vec<Row>, StoreError> {
         let begun = Instant::now();
         let params = Arc::new(params);
         let stage = if late == Fault::Unknown { Stage::Committing } else { Stage::Before };

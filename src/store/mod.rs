@@ -9,6 +9,7 @@
 pub mod control;
 pub mod error;
 pub mod fleet;
+pub mod migrate;
 mod gate;
 pub mod primary;
 pub mod readings;

@@ -1,1 +1,3 @@
-//! tools
+//! Programs over the client: the development set-up, the device agent, the operators' command line.
+
+pub mod dev;

@@ -1,0 +1,148 @@
+//! Who is at the other end, as far as the connection shows.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+
+use crate::domain::ids::{DeviceId, Fingerprint};
+use crate::observe::net::{Port, Verdict};
+
+/// The name of a device in its certificate: a URI in subjectAltName.
+const DEVICE_URI: &str = "urn:everbeat:device:";
+
+/// The listener a connection came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Listener {
+    Device,
+    Admin,
+}
+
+impl Listener {
+    pub fn as_str(self) -> &'static str {
+        self.port().as_str()
+    }
+
+    pub(super) fn port(self) -> Port {
+        match self {
+            Self::Device => Port::Device,
+            Self::Admin => Port::Admin,
+        }
+    }
+}
+
+/// What is known of a connection. Every request carries it as an extension, `Arc<ConnInfo>`.
+#[derive(Debug)]
+pub struct ConnInfo {
+    /// Counts the connections of this process.
+    pub number: u64,
+    /// The caller's address: the PROXY header's if there was one, else the socket's.
+    pub remote: SocketAddr,
+    pub listener: Listener,
+    pub peer: Peer,
+}
+
+/// The verdict on the client certificate, made at the handshake. A connection outlives it: `not_after` must be
+/// compared with the clock again at each request.
+#[derive(Clone, Debug)]
+pub enum Peer {
+    /// The caller showed no certificate. On the admin listener also: a good one that names no device.
+    None,
+    /// The caller has the key of a certificate that is not good. The certificate is there if it names a device.
+    /// Only with [`Rejection::Expired`] and [`Rejection::NotYetValid`] is it certain that one of our CAs issued it.
+    Rejected(Rejection, Option<Arc<PeerCert>>),
+    /// The caller has the key of a certificate that one of our CAs issued for a device, and it is valid now.
+    Verified(Arc<PeerCert>),
+}
+
+/// Why a certificate is not good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// One of ours, for a device, past its end.
+    Expired,
+    /// One of ours, for a device, before its beginning: most often the clock of one of the two is wrong.
+    NotYetValid,
+    /// No path to a CA of the bundle.
+    UntrustedIssuer,
+    /// A CA's certificate, or one without the extended key usage clientAuth.
+    WrongUse,
+    /// Unreadable, too long a chain, or it does not name exactly one device.
+    Malformed,
+}
+
+impl Rejection {
+    pub fn as_str(self) -> &'static str {
+        self.verdict().as_str()
+    }
+
+    pub(super) fn verdict(self) -> Verdict {
+        match self {
+            Self::Expired => Verdict::Expired,
+            Self::NotYetValid => Verdict::NotYetValid,
+            Self::UntrustedIssuer => Verdict::UntrustedIssuer,
+            Self::WrongUse => Verdict::WrongUse,
+            Self::Malformed => Verdict::Malformed,
+        }
+    }
+}
+
+/// A device's certificate, as far as anybody asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerCert {
+    /// SHA-256 of its DER encoding.
+    pub fingerprint: Fingerprint,
+    /// SHA-256 of its SubjectPublicKeyInfo (RFC 7469, 2.4).
+    pub spki_sha256: [u8; 32],
+    pub device: DeviceId,
+    pub not_before: OffsetDateTime,
+    /// The last moment of validity (RFC 5280, 4.1.2.5).
+    pub not_after: OffsetDateTime,
+}
+
+impl PeerCert {
+    /// Reads a certificate that names exactly one device. `None` for any other. Checks no signature.
+    pub fn from_der(der: &[u8]) -> Option<Self> {
+        let (rest, certificate) = X509Certificate::from_der(der).ok()?;
+        if rest.is_empty() { Self::read(der, &certificate) } else { None }
+    }
+
+    pub(super) fn read(der: &[u8], certificate: &X509Certificate<'_>) -> Option<Self> {
+        Some(Self {
+            fingerprint: Fingerprint(sha256(der)),
+            spki_sha256: sha256(certificate.public_key().raw),
+            device: device_of(certificate)?,
+            not_before: certificate.validity().not_before.to_datetime(),
+            not_after: certificate.validity().not_after.to_datetime(),
+        })
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    sum
+}
+
+fn device_of(certificate: &X509Certificate<'_>) -> Option<DeviceId> {
+    let names = certificate.subject_alternative_name().ok()??;
+    let mut devices = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => uri.strip_prefix(DEVICE_URI),
+        _ => None,
+    });
+    let device = devices.next()?.parse().ok()?;
+    if devices.next().is_none() { Some(device) } else { None }
+}
+
+/// Is it an end entity's, made for clients? An absent extended key usage would mean "any use" (RFC 5280, 4.2.1.12):
+/// our CA always writes it, so its absence is wrong too.
+pub(super) fn is_for_clients(certificate: &X509Certificate<'_>) -> bool {
+    let for_clients = matches!(certificate.extended_key_usage(), Ok(Some(usage)) if usage.value.client_auth);
+    for_clients && !is_ca(certificate)
+}
+
+pub(super) fn is_ca(certificate: &X509Certificate<'_>) -> bool {
+    let extensions = certificate.extensions();
+    extensions.iter().any(|e| matches!(e.parsed_extension(), ParsedExtension::BasicConstraints(bc) if bc.ca))
+}
