@@ -95,7 +95,11 @@ async fn a_duplicate_is_acknowledged_and_a_conflict_is_not() {
 
 #[tokio::test]
 async fn batches_in_opposite_orders_do_not_deadlock() {
-    let rig = Rig::new().await;
+    let database = TestCluster::shared().database().await;
+    // Found before the sessions' lock_timeout ends the wait.
+    let eager = format!("alter database {} set deadlock_timeout = '20ms'", database.database);
+    TestCluster::shared().owner_batch(&database.database, &eager).await;
+    let rig = Rig::on(TestStore::on(database).await, settings());
     // A second replica, with connections of its own.
     let other = Rig::on(TestStore::on((*rig.store.settings).clone()).await, settings());
     let now = now_us();
