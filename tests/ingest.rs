@@ -103,30 +103,39 @@ async fn batches_in_opposite_orders_do_not_deadlock() {
     // A second replica, with connections of its own.
     let other = Rig::on(TestStore::on((*rig.store.settings).clone()).await, settings());
     let now = now_us();
-    let mut tasks = Vec::new();
-    for round in 0..20_i64 {
-        for (backwards, ingest) in [(false, rig.ingest.clone()), (true, other.ingest.clone())] {
-            let mut all: Vec<_> = (0..500).map(|n| reading(device(3), now - round * 1000 - n % 7, n)).collect();
-            if backwards {
-                all.reverse();
-            }
-            tasks.push(tasks::spawn(async move {
-                let batch = ReadingBatch::unchecked(device(3), all);
-                totals(&ingest.submit(batch, DEADLINE).await.expect("no deadlock"))
-            }));
-        }
-    }
+    readings::ensure_partition(&rig.store.fleet, from_unix_us(now).expect("a time").date()).await.expect("made");
+    let all: Vec<_> = (0..100).map(|n| reading(device(3), now + n, n)).collect();
+
+    // Both come to a stop at the row in the middle, so that in opposite orders each would hold what the other needs.
+    let (owner, _connection) = TestCluster::shared().owner(&rig.store.settings.database).await;
+    let middle = &all[50];
+    let insert = format!(
+        "begin; insert into readings (device_id, ts, digest, content, \"values\")
+         values ('{}', '{}', {}, 0, '{{}}')",
+        middle.device,
+        everbeat::domain::time::rfc3339(from_unix_us(middle.ts_us).expect("a time")),
+        middle.digest
+    );
+    owner.batch_execute(&insert).await.expect("the row in the middle");
+    let submit = |ingest: &Ingest, rows: Vec<Reading>| {
+        let ingest = ingest.clone();
+        tasks::spawn(async move { ingest.submit(ReadingBatch::unchecked(device(3), rows), DEADLINE).await })
+    };
+    let both = [submit(&rig.ingest, all.clone()), submit(&other.ingest, all.into_iter().rev().collect())];
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    owner.batch_execute("rollback").await.expect("out of the way");
     let mut stored = 0;
-    for task in tasks {
-        let (new, duplicates, rejected) = task.await.expect("no panic");
-        assert_eq!((new + duplicates, rejected), (500, 0));
+    for task in both {
+        let (new, duplicates, rejected) = totals(&task.await.expect("no panic").expect("stored"));
+        assert_eq!((new + duplicates, rejected), (100, 0));
         stored += new;
     }
-    assert_eq!(stored, 20 * 500, "each reading is stored by one of the two");
-    assert_eq!(rig.count().await, 20 * 500);
-    // A deadlock would be retried, and go unnoticed above.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
-    let (owner, _connection) = TestCluster::shared().owner(&rig.store.settings.database).await;
+    assert_eq!((stored, rig.count().await), (100, 100), "each reading is stored by one of the two");
+
+    // A deadlock would have been retried. Sessions report what they counted when they end.
+    let end = "select pg_terminate_backend(pid, 5000) from pg_stat_activity
+               where datname = current_database() and usename = 'everbeat_fleet'";
+    owner.batch_execute(end).await.expect("the sessions end");
     let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
     assert_eq!(owner.query_one(deadlocks, &[]).await.expect("a count").get::<_, i64>(0), 0);
 }
