@@ -1,4 +1,5 @@
 //! Readings on a real database: what is stored, what is answered, and what failures cost.
+#![expect(clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod support;
 
