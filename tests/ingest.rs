@@ -216,7 +216,7 @@ async fn a_retry_waits_for_the_standby_like_the_first_time() {
     // Past the statement's deadline the commit is unknown, and it is a probe that goes next.
     match rig.ingest.submit(batch(), DEADLINE).await {
         Err(IngestError::Store(error)) => {
-            assert!(matches!(error.fault, Fault::Unknown | Fault::Unavailable), "{error}")
+            assert!(matches!(error.fault, Fault::Unknown | Fault::Unavailable), "{error}");
         }
         other => panic!("{other:?}"),
     }
