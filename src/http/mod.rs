@@ -47,4 +47,6 @@ pub use route::{Method, Permission, RouteInfo};
 pub use routes::{admin_router, device_router, ops_router, table};
 
 #[cfg(test)]
-mod tests;
+mod frame_tests;
+#[cfg(test)]
+mod table_tests;
