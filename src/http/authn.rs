@@ -1,4 +1,4 @@
-//! Proofs of who is calling. Only [`super::guard`] makes them, by the permission of the route; a handler that asks for
+//! Proofs of who is calling. Only `http::guard` makes them, by the permission of the route; a handler that asks for
 //! a proof which the route's permission does not give answers 500.
 
 use std::sync::Arc;

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Invariants
-//! - [`routes`] is the whole list: the routers, the OpenAPI documents and the metrics' labels are made of it.
-//! - A handler names the proof it needs ([`authn`]); only the guard makes proofs, so that a handler behind the wrong
+//! - `routes` is the whole list: the routers, the OpenAPI documents and the metrics' labels are made of it.
+//! - A handler names the proof it needs (`authn`); only the guard makes proofs, so that a handler behind the wrong
 //!   permission answers 500 and does nothing.
 //! - An operator's handler that succeeds without having asked whether it may is a 500.
 //! - [`error`] alone picks statuses; every error answer is a problem (RFC 9457) with a request id.

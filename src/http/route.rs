@@ -50,7 +50,7 @@ impl Method {
     }
 }
 
-/// Who may call a route. [`super::guard`] makes the proof that the handler asks for.
+/// Who may call a route. `http::guard` makes the proof that the handler asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
     /// Anybody; no proof.
