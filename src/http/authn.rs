@@ -1,4 +1,4 @@
-//! Proofs of who is calling. Only [`super::guard`] makes them, by the permission of the route; a handler that asks for
+//! Proofs of who is calling. Only `http::guard` makes them, by the permission of the route; a handler that asks for
 //! a proof which the route's permission does not give answers 500.
 
 use std::sync::Arc;
@@ -138,6 +138,43 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::access::{Grants, Role};
+    use crate::domain::ids::OperatorId;
+
+    fn operator(action: Action) -> Operator {
+        let grants = Grants { everywhere: None, fleets: [(fleet(1), Role::Viewer)].into() };
+        let caller = OperatorCaller {
+            id: OperatorId(uuid::Uuid::from_u128(9)),
+            subject: "somebody".to_owned(),
+            jti: uuid::Uuid::from_u128(9),
+            grants: Arc::new(grants),
+            expires_at: time::OffsetDateTime::UNIX_EPOCH,
+        };
+        Operator::new(caller, action)
+    }
+
+    fn fleet(n: u128) -> FleetId {
+        FleetId(uuid::Uuid::from_u128(n))
+    }
+
+    #[test]
+    fn the_declared_action_is_what_is_asked_for() {
+        let slug = |judged: Result<(), ApiError>| judged.map_err(|error| error.slug());
+        assert_eq!(slug(operator(Action::FleetRead).allow(fleet(1))), Ok(()));
+        assert_eq!(slug(operator(Action::FleetSteer).allow(fleet(1))), Err(Slug::Forbidden));
+        assert_eq!(slug(operator(Action::FleetSteer).allow(fleet(2))), Err(Slug::NotFound));
+        assert_eq!(slug(operator(Action::FleetAdmin).allow_anywhere()), Err(Slug::Forbidden));
+        assert_eq!(operator(Action::FleetRead).scope(), Some(vec![fleet(1)]));
+    }
+
+    #[test]
+    fn whoever_did_not_ask_is_known() {
+        let (reader, oneself) = (operator(Action::FleetRead), operator(Action::SelfRead));
+        assert!(!reader.has_asked() && oneself.has_asked());
+        let handlers = reader.clone();
+        handlers.scope();
+        assert!(reader.has_asked());
+    }
 
     #[test]
     fn bearer_tokens() {

@@ -1,7 +1,7 @@
 //! The only place that picks a status. Each error of a lower module becomes a [`Slug`], and the slug has the status.
 //!
 //! An [`ApiError`] that is returned to axum is only *raised*: it travels among the response's extensions to the frame
-//! ([`super::frame`]), which knows the request id and renders it as `application/problem+json` (RFC 9457). What was
+//! (`http::frame`), which knows the request id and renders it as `application/problem+json` (RFC 9457). What was
 //! wrong inside goes to the log here, where it is known; the caller gets the slug and a detail that says what to do.
 //! A database error is never "not found" nor "unauthorized".
 

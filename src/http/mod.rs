@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Invariants
-//! - [`routes`] is the whole list: the routers, the OpenAPI documents and the metrics' labels are made of it.
-//! - A handler names the proof it needs ([`authn`]); only the guard makes proofs, so that a handler behind the wrong
+//! - `routes` is the whole list: the routers, the OpenAPI documents and the metrics' labels are made of it.
+//! - A handler names the proof it needs (`authn`); only the guard makes proofs, so that a handler behind the wrong
 //!   permission answers 500 and does nothing.
 //! - An operator's handler that succeeds without having asked whether it may is a 500.
 //! - [`error`] alone picks statuses; every error answer is a problem (RFC 9457) with a request id.
@@ -47,4 +47,6 @@ pub use route::{Method, Permission, RouteInfo};
 pub use routes::{admin_router, device_router, ops_router, table};
 
 #[cfg(test)]
-mod tests;
+mod frame_tests;
+#[cfg(test)]
+mod table_tests;

@@ -50,7 +50,7 @@ impl Method {
     }
 }
 
-/// Who may call a route. [`super::guard`] makes the proof that the handler asks for.
+/// Who may call a route. `http::guard` makes the proof that the handler asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
     /// Anybody; no proof.
@@ -82,6 +82,7 @@ pub struct Answer {
 
 /// All that is known of a route apart from its code.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a property of its own")]
 pub struct RouteInfo {
     pub port: Port,
     pub method: Method,
@@ -121,6 +122,7 @@ impl RouteInfo {
 }
 
 /// A row: its description and its handler.
+#[must_use]
 pub struct Route<S> {
     pub info: RouteInfo,
     handler: MethodRouter<S, Infallible>,
@@ -236,8 +238,13 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
 }
 
 /// The router of one listener. Each row gets its own layers, so that none needs to ask which route it serves.
-pub(super) fn build<S: Clone + Send + Sync + 'static>(port: Port, routes: Vec<Route<S>>, shared: &Shared, state: S) -> Router {
-    let mut router = Router::new();
+pub(super) fn build<S: Clone + Send + Sync + 'static>(
+    port: Port,
+    routes: Vec<Route<S>>,
+    shared: &Shared,
+    state: S,
+) -> Router {
+    let mut app = Router::new();
     for Route { info, handler } in routes {
         observe::http::register(observe::http::Series { port, route: info.path, method: info.method.as_str() });
         let (path, row) = (info.path, Row { info: info.into(), shared: shared.clone() });
@@ -245,10 +252,10 @@ pub(super) fn build<S: Clone + Send + Sync + 'static>(port: Port, routes: Vec<Ro
         let handler = handler
             .route_layer(from_fn_with_state(row.clone(), guard))
             .route_layer(from_fn_with_state(row, frame::frame));
-        router = router.route(path, handler);
+        app = app.route(path, handler);
     }
     let unmatched = from_fn_with_state(Unmatched { port, shared: shared.clone() }, frame::frame_unmatched);
     let unknown_path = frame::unknown_path.layer(unmatched.clone());
     let unknown_method = frame::unknown_method.layer(unmatched);
-    router.fallback(unknown_path).method_not_allowed_fallback(unknown_method).with_state(state)
+    app.fallback(unknown_path).method_not_allowed_fallback(unknown_method).with_state(state)
 }

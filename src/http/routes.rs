@@ -45,7 +45,7 @@ fn device_routes() -> Vec<Route<DeviceApi>> {
             .takes_maybe::<dev::HeartbeatRequest>().answers::<dev::HeartbeatAnswer>(200).own_contact().may_be_blind(),
         Route::new(d, Post, "/v1/readings", CertAndToken, device::readings::submit)
             .summary("Stores readings; answers once they are durable. 207: some were rejected. 422: all were.")
-            .takes_as(JSON, Shape::Any).takes_as(NDJSON, Shape::Text).readings()
+            .takes::<device::readings::Readings>().takes_as(NDJSON, Shape::Text).readings()
             .answers::<dev::ReadingsAnswer>(200).answers::<dev::ReadingsAnswer>(207).answers::<dev::ReadingsAnswer>(422),
         Route::new(d, Post, "/v1/goodbye", CertAndToken, device::heartbeat::goodbye)
             .summary("The device leaves on purpose.")
@@ -55,7 +55,7 @@ fn device_routes() -> Vec<Route<DeviceApi>> {
     ]
 }
 
-#[rustfmt::skip]
+#[rustfmt::skip] // a row is read as a whole
 fn admin_routes() -> Vec<Route<AdminApi>> {
     use Action::{FleetRead, SelfRead, ServiceRead};
     use Method::Get;
@@ -74,7 +74,7 @@ fn admin_routes() -> Vec<Route<AdminApi>> {
     ]
 }
 
-#[rustfmt::skip]
+#[rustfmt::skip] // a row is read as a whole
 fn ops_routes() -> Vec<Route<OpsApi>> {
     use Method::Get;
     use Permission::Public;

@@ -1,17 +1,53 @@
 //! `POST /v1/readings`: decode, submit, answer after the commit.
 
+use std::collections::HashMap;
+
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::header::ACCEPT;
 use axum::http::{HeaderValue, StatusCode};
+use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::http::api::DeviceApi;
 use crate::http::authn::WithCertAndToken;
 use crate::http::error::ApiError;
 use crate::http::{accept, body};
-use crate::ingest::{Format, decode};
-use crate::wire::device::ReadingsAnswer;
+use crate::ingest::Format;
+use crate::wire::device::{ReadingsAnswer, Timestamp};
 use crate::wire::problem::Slug;
+
+// The shapes of the body are for the description of the API only: ingest reads it.
+
+/// One reading, or several.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "a shape for the description of the API")]
+pub enum Readings {
+    One(ReadingItem),
+    Many(Vec<ReadingItem>),
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "a shape for the description of the API")]
+pub struct ReadingItem {
+    /// Without it: the time in a UUIDv7 `id`, else the time of receipt (then a retry may store it twice).
+    ts: Option<Timestamp>,
+    /// The device's own id of the reading. The same `id` and `ts` with other values is a conflict.
+    id: Option<String>,
+    /// Metric name to value.
+    values: HashMap<String, MetricValue>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "a shape for the description of the API")]
+pub enum MetricValue {
+    Number(f64),
+    Bool(bool),
+    Text(String),
+}
 
 pub async fn submit(
     State(api): State<DeviceApi>,
@@ -21,7 +57,7 @@ pub async fn submit(
     let format = format(&request)?;
     let body = body::read(request).await?;
     let device = proof.caller().device.id;
-    let batch = decode(format, &body, device, api.ingest.limits(), api.clock.unix_us())?;
+    let batch = api.ingest.decode(format, &body, device)?;
     drop(body);
     let answer = api.ingest.submit(batch, api.settings.submit_deadline).await?;
     Ok((status(&answer), Json(answer)))

@@ -13,7 +13,9 @@ use crate::http::{accept, body, form};
 use crate::wire::device::TokenAnswer;
 use crate::wire::problem::Slug;
 
-/// The form. Only for the description: [`check`] reads it.
+// For the description of the API only: `check` reads it.
+
+/// The form of RFC 6749, 4.4.2.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "a shape for the description of the API")]
 pub struct TokenRequest {
