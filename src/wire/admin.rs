@@ -116,7 +116,7 @@ pub struct Reason {
 }
 
 /// `POST /v1/enrollment-tokens`
-#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewEnrollmentToken {
     /// The fleet's name.
