@@ -66,7 +66,7 @@ impl ControlStore {
         let current = Arc::new(ArcSwapOption::empty());
         let store = Self { current: current.clone(), deadline: settings.statement_deadline, random };
         let shutdown = tasks.shutdown().clone();
-        tasks.essential("control-pool", async move {
+        tasks.foundation("control-pool", async move {
             let mut host: Option<Arc<Primary>> = None;
             loop {
                 let now = watch.borrow_and_update().clone();

@@ -39,7 +39,7 @@ pub type PrimaryWatch = watch::Receiver<Option<Arc<Primary>>>;
 pub fn track(settings: Arc<StoreSettings>, tasks: &Tasks) -> PrimaryWatch {
     let (sender, receiver) = watch::channel(None);
     let shutdown = tasks.shutdown().clone();
-    tasks.essential("primary-tracker", async move {
+    tasks.foundation("primary-tracker", async move {
         let mut tracker = Tracker::new(settings);
         loop {
             let found = tracker.round().await;
@@ -52,12 +52,7 @@ pub fn track(settings: Arc<StoreSettings>, tasks: &Tasks) -> PrimaryWatch {
             });
             tokio::select! {
                 () = shutdown.aborting() => return,
-                () = sender.closed() => return,
                 () = tokio::time::sleep(ROUND) => {}
-            }
-            // During a drain the tracker goes on: the last flush and the last commits need the primary.
-            if shutdown.is_draining() && sender.receiver_count() == 0 {
-                return;
             }
         }
     });
