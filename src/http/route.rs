@@ -236,7 +236,12 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
 }
 
 /// The router of one listener. Each row gets its own layers, so that none needs to ask which route it serves.
-pub(super) fn build<S: Clone + Send + Sync + 'static>(port: Port, routes: Vec<Route<S>>, shared: &Shared, state: S) -> Router {
+pub(super) fn build<S: Clone + Send + Sync + 'static>(
+    port: Port,
+    routes: Vec<Route<S>>,
+    shared: &Shared,
+    state: S,
+) -> Router {
     let mut router = Router::new();
     for Route { info, handler } in routes {
         observe::http::register(observe::http::Series { port, route: info.path, method: info.method.as_str() });
