@@ -121,6 +121,8 @@ fn the_rank_rule_sees_a_planted_breach() {
             ("domain/ids.rs", "pub(crate) fn f() {}\n/// [`crate::http`]\npub(super) fn g() {}", &[]),
             ("domain/ids.rs", "#[cfg(test)]\nmod tests {\n  use crate::store::x;\n}", &[]),
             ("domain/ids.rs", "#[cfg(not(test))]\nuse crate::store::x;", &[2]),
+            ("store/x.rs", "crate::statements! {}", &[]),
+            ("net/x.rs", "crate::statements! {}", &[1]),
             ("novel/mod.rs", "fn f() {}", &[1]),
             ("main.rs", "fn main() { everbeat::cli::run() }", &[]),
             ("cli.rs", "use crate::app;", &[]),
@@ -170,6 +172,7 @@ fn the_token_rules_see_planted_breaches() {
             ("a.rs", "fn f() {\n  g().unwrap();\n  h().expect(\"x\");\n}", &[2, 3]),
             ("a.rs", "fn f() {\n  vec![g().unwrap()];\n  todo!();\n  unimplemented!()\n}", &[2, 3, 4]),
             ("a.rs", "fn f() {\n  unsafe { g() }\n}\nunsafe impl Send for A {}", &[2, 4]),
+            ("a.rs", "fn f() {\n  self.expect(b'[')?;\n  self.x.expect(\"y\");\n}", &[3]),
             ("a.rs", "// .unwrap()\nfn f() { g().unwrap_or(1); \".unwrap()\"; }", &[]),
             ("a.rs", "#[cfg(test)]\nmod tests {\n  #[test]\n  fn f() { g().unwrap(); }\n}", &[]),
         ],
@@ -209,6 +212,16 @@ fn the_token_rules_see_planted_breaches() {
             ("domain/time.rs", "fn f() { SystemTime::now(); }", &[]),
         ],
     );
+}
+
+#[test]
+fn files_that_are_tests_as_a_whole_are_told_apart() {
+    let files = |path: &str, text: &str| Source::parse(path, text).test_files();
+    assert_eq!(files("net/mod.rs", "#[cfg(test)]\nmod tests;\nmod serve;"), ["net/tests.rs", "net/tests/"]);
+    assert_eq!(files("client/http.rs", "#[cfg(test)]\nmod wire;"), ["client/http/wire.rs", "client/http/wire/"]);
+    assert_eq!(files("lib.rs", "#[cfg(test)] mod probe;"), ["probe.rs", "probe/"]);
+    assert!(files("net/mod.rs", "#[cfg(not(test))]\nmod serve;").is_empty());
+    assert!(sources().iter().any(|source| source.path == "net/serve.rs"));
 }
 
 #[test]

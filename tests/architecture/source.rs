@@ -53,6 +53,8 @@ pub struct Source {
     pub lines: usize,
     /// First and last line and name of the modules that stand inside the file.
     inline_modules: Vec<(usize, usize, String)>,
+    /// Modules in files of their own that stand under `#[cfg(test)]`.
+    test_modules: Vec<String>,
 }
 
 impl Source {
@@ -68,7 +70,23 @@ impl Source {
         let in_test = |line: usize| reader.tests.iter().any(|(first, last)| (*first..=*last).contains(&line));
         tokens.retain(|token| !in_test(token.line));
         let lines = (1..=text.lines().count()).filter(|line| !in_test(*line)).count();
-        Self { path: path.to_owned(), tokens, functions: reader.functions, lines, inline_modules: reader.modules }
+        Self {
+            path: path.to_owned(),
+            tokens,
+            functions: reader.functions,
+            lines,
+            inline_modules: reader.modules,
+            test_modules: reader.test_modules,
+        }
+    }
+
+    /// Files (and directories, with `/`) that this one includes in tests only.
+    pub fn test_files(&self) -> Vec<String> {
+        let dir = match self.module(0) {
+            module if module.is_empty() => String::new(),
+            module => module.join("/") + "/",
+        };
+        self.test_modules.iter().flat_map(|name| [format!("{dir}{name}.rs"), format!("{dir}{name}/")]).collect()
     }
 
     /// The module's path from the crate's root at this line: `store/fleet.rs` is `["store", "fleet"]`.
@@ -119,7 +137,7 @@ impl Source {
     }
 }
 
-/// Every file below `src/`, except those that are tests as a whole.
+/// Every file below `src/`, except those that are tests as a whole (`#[cfg(test)] mod x;`).
 ///
 /// # Panics
 /// When `src/` cannot be read.
@@ -127,15 +145,15 @@ pub fn read_all(root: &Path) -> Vec<Source> {
     let mut files = Vec::new();
     collect(root, &mut files);
     files.sort();
-    let sources: Vec<Source> = files
-        .iter()
-        .filter_map(|file| {
-            let path = file.strip_prefix(root).ok()?.to_str()?.to_owned();
-            let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            let is_test = path.split('/').any(|part| part == "tests" || part == "tests.rs");
-            (!is_test).then(|| Source::parse(&path, &text))
-        })
-        .collect();
+    let parse = |file: &std::path::PathBuf| {
+        let path = file.strip_prefix(root).ok()?.to_str()?.to_owned();
+        let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        Some(Source::parse(&path, &text))
+    };
+    let mut sources: Vec<Source> = files.iter().filter_map(parse).collect();
+    let tests: Vec<String> = sources.iter().flat_map(Source::test_files).collect();
+    let tests: Vec<&str> = tests.iter().map(String::as_str).collect();
+    sources.retain(|source| !source.under(&tests));
     assert!(!sources.is_empty(), "no sources below {}", root.display());
     sources
 }
@@ -197,6 +215,7 @@ fn flatten(stream: TokenStream, out: &mut Vec<Token>) {
 struct Reader {
     tests: Vec<(usize, usize)>,
     modules: Vec<(usize, usize, String)>,
+    test_modules: Vec<String>,
     functions: Vec<Function>,
 }
 
@@ -213,6 +232,18 @@ fn is_test(attributes: &[syn::Attribute]) -> bool {
             _ => false,
         }
     })
+}
+
+/// The name of a module's file, without `.rs`: its own, or that of `#[path = "…"]`.
+fn file_of(module: &syn::ItemMod) -> String {
+    let named = module.attrs.iter().find_map(|attribute| match &attribute.meta {
+        syn::Meta::NameValue(pair) if pair.path.is_ident("path") => match &pair.value {
+            syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => Some(text.value()),
+            _ => None,
+        },
+        _ => None,
+    });
+    named.map_or_else(|| module.ident.to_string(), |path| path.trim_end_matches(".rs").to_owned())
 }
 
 impl Reader {
@@ -254,6 +285,10 @@ impl<'ast> Visit<'ast> for Reader {
         };
         if !self.skip(attributes, item.span()) {
             syn::visit::visit_item(self, item);
+        } else if let syn::Item::Mod(module) = item
+            && module.content.is_none()
+        {
+            self.test_modules.push(file_of(module));
         }
     }
 
