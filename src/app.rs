@@ -1,1 +1,297 @@
-//! app
+//! The composition root: settings become pools, tasks, routers and listeners. The only file that knows everything;
+//! the configuration is not kept after the wiring.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use uuid::Uuid;
+
+use crate::config::Settings;
+use crate::domain::ids::ReplicaId;
+use crate::domain::random::Random;
+use crate::domain::time::Clock;
+use crate::http::{self, AdminApi, DeviceApi, OpsApi};
+use crate::identity::pki::{self, Pki};
+use crate::identity::{self, Identity, IdentitySettings};
+use crate::ingest::Ingest;
+use crate::jobs;
+use crate::lifecycle::readiness::{Check, Readiness};
+use crate::lifecycle::tasks::Tasks;
+use crate::net::{self, ClientAuth, Listener, TlsHandle, TlsSettings};
+use crate::observe;
+use crate::presence::{Presence, PresenceSettings};
+use crate::store::changes::ChangeLog;
+use crate::store::presence::Me;
+use crate::store::{ControlStore, FleetStore, PrimaryWatch, migrate, primary};
+
+/// Between two lines of the log that say that there is no database yet.
+const WAIT_REPORT: Duration = Duration::from_secs(5);
+/// The metrics library folds its buckets this often.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What every part gets.
+#[derive(Clone)]
+pub struct Ground {
+    pub clock: Clock,
+    pub random: Random,
+    pub tasks: Tasks,
+    pub metrics: PrometheusHandle,
+}
+
+/// A replica that serves.
+pub struct Running {
+    pub replica: ReplicaId,
+    pub device_addr: SocketAddr,
+    pub admin_addr: SocketAddr,
+    pub ops_addr: SocketAddr,
+    pub readiness: Readiness,
+    tls: [TlsHandle; 2],
+}
+
+impl Running {
+    /// Reads the certificates again. What is not good is logged, and the old ones stay.
+    pub async fn reload(&self) {
+        for handle in &self.tls {
+            match handle.reload().await {
+                Ok(outcome) => tracing::info!(listener = handle.listener().as_str(), ?outcome, "certificates read again"),
+                Err(error) => tracing::error!(listener = handle.listener().as_str(), %error, "certificates not reloaded"),
+            }
+        }
+    }
+}
+
+struct Sockets {
+    device: TcpListener,
+    admin: TcpListener,
+    ops: TcpListener,
+}
+
+struct Stores {
+    primary: PrimaryWatch,
+    fleet: FleetStore,
+    control: ControlStore,
+}
+
+/// Starts a replica. Sockets are bound first (a taken port is said at once), the ops listener answers while the
+/// database is waited for, and nothing is accepted before schema and keys are known to be right.
+///
+/// # Errors
+/// One sentence that says what to do.
+pub async fn start(settings: Settings, ground: &Ground) -> Result<Running, String> {
+    let readiness = Readiness::default();
+    let pki = load_pki(&settings)?;
+    let sockets = Sockets {
+        device: net::bind(settings.device_addr)?,
+        admin: net::bind(settings.admin_addr)?,
+        ops: net::bind(settings.ops_addr)?,
+    };
+    let address = |socket: &TcpListener| socket.local_addr().map_err(|error| error.to_string());
+    let (device_addr, admin_addr, ops_addr) =
+        (address(&sockets.device)?, address(&sockets.admin)?, address(&sockets.ops)?);
+    serve_ops(&settings, ground, &readiness, sockets.ops);
+    let stores = open_stores(&settings, ground, &readiness).await?;
+    check_database(&stores.control, &pki, &readiness).await?;
+    let tls = load_tls(&settings, ground).await?;
+
+    let replica = ReplicaId(Uuid::now_v7());
+    let log = ChangeLog::start(stores.control.clone(), &ground.tasks);
+    let identity = start_identity(&settings, ground, (&stores, log, pki, replica, &readiness));
+    let ingest = Ingest::start(
+        settings.ingest.clone(),
+        stores.fleet.clone(),
+        ground.clock.clone(),
+        ground.random.clone(),
+        &ground.tasks,
+    );
+    let presence = start_presence(&settings, ground, stores.fleet.clone(), replica, &readiness);
+    start_jobs(&settings, ground, stores.primary.clone(), replica);
+
+    let device_api = DeviceApi {
+        identity: identity.clone(),
+        ingest,
+        presence,
+        clock: ground.clock.clone(),
+        random: ground.random.clone(),
+        settings: settings.http.clone(),
+    };
+    let admin_api = AdminApi {
+        identity,
+        store: stores.control.clone(),
+        fleet: stores.fleet.clone(),
+        clock: ground.clock.clone(),
+        random: ground.random.clone(),
+        settings: settings.http.clone(),
+    };
+    let [device_tls, admin_tls] = tls.clone();
+    let (tasks, listener) = (&ground.tasks, settings.device_listener.clone());
+    let device_router = http::device_router(device_api);
+    tasks.essential("devices", net::serve(sockets.device, listener, device_tls, tasks.clone(), device_router));
+    let listener = settings.admin_listener.clone();
+    let admin_router = http::admin_router(admin_api);
+    tasks.essential("admin", net::serve(sockets.admin, listener, admin_tls, tasks.clone(), admin_router));
+    accepting(ground, &readiness);
+    tracing::info!(%replica, %device_addr, %admin_addr, %ops_addr, "serving");
+    Ok(Running { replica, device_addr, admin_addr, ops_addr, readiness, tls })
+}
+
+fn load_pki(settings: &Settings) -> Result<Arc<Pki>, String> {
+    pki::load(&settings.pki_dir, settings.dev).map(Arc::new).map_err(|error| error.to_string())
+}
+
+fn serve_ops(settings: &Settings, ground: &Ground, readiness: &Readiness, socket: TcpListener) {
+    let api = OpsApi {
+        readiness: readiness.clone(),
+        metrics: ground.metrics.clone(),
+        clock: ground.clock.clone(),
+        random: ground.random.clone(),
+        settings: settings.http.clone(),
+    };
+    let (tasks, connections) = (&ground.tasks, settings.ops_connections.clone());
+    tasks.essential("ops", net::serve_plain(socket, connections, tasks.clone(), http::ops_router(api)));
+    let (shutdown, handle) = (tasks.shutdown().clone(), ground.metrics.clone());
+    tasks.essential("metrics-upkeep", async move {
+        while !shutdown.is_draining() {
+            handle.run_upkeep();
+            tokio::select! {
+                () = shutdown.draining() => {}
+                () = tokio::time::sleep(UPKEEP) => {}
+            }
+        }
+    });
+}
+
+/// Finds the primary, however long that takes, and keeps readiness informed.
+async fn open_stores(settings: &Settings, ground: &Ground, readiness: &Readiness) -> Result<Stores, String> {
+    let mut primary = primary::track(settings.store.clone(), &ground.tasks);
+    let (tasks, random) = (&ground.tasks, &ground.random);
+    let fleet = FleetStore::start(settings.store.clone(), primary.clone(), tasks, random.clone());
+    let control = ControlStore::start(settings.store.clone(), primary.clone(), tasks, random.clone());
+    let (mut watch, ready, shutdown) = (primary.clone(), readiness.clone(), tasks.shutdown().clone());
+    tasks.essential("primary-readiness", async move {
+        loop {
+            ready.set(Check::Database, watch.borrow_and_update().is_some());
+            tokio::select! {
+                () = shutdown.draining() => return,
+                changed = watch.changed() => if changed.is_err() { return },
+            }
+        }
+    });
+    while primary::wait_for_primary(&mut primary, WAIT_REPORT).await.is_none() {
+        if tasks.shutdown().is_draining() {
+            return Err("stopped before a database was found".to_owned());
+        }
+        tracing::warn!("no primary answers yet; waiting (see database.hosts and the users' passwords)");
+    }
+    Ok(Stores { primary, fleet, control })
+}
+
+/// Refuses to serve on a schema or with keys that are not this binary's and this deployment's.
+async fn check_database(control: &ControlStore, pki: &Pki, readiness: &Readiness) -> Result<(), String> {
+    let schema = loop {
+        match migrate::check(control).await {
+            Ok(schema) => break schema,
+            Err(error) if error.retryable() => {
+                tracing::warn!(%error, "the schema cannot be checked yet");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Err(error) => return Err(format!("the schema cannot be checked: {error}")),
+        }
+    };
+    if let Some(advice) = schema.advice() {
+        return Err(advice.to_owned());
+    }
+    readiness.set(Check::Schema, true);
+    identity::keys::check(control, &pki.public_halves()).await.map_err(|error| error.to_string())
+}
+
+async fn load_tls(settings: &Settings, ground: &Ground) -> Result<[TlsHandle; 2], String> {
+    let files = |client_auth: ClientAuth| TlsSettings {
+        certificate_file: settings.pki_dir.join("server.pem"),
+        key_file: settings.pki_dir.join("server.key"),
+        client_ca_file: (client_auth != ClientAuth::None).then(|| settings.pki_dir.join("ca.pem")),
+        client_auth,
+        dev: settings.dev,
+    };
+    let mut handles = Vec::new();
+    for (listener, auth) in [(Listener::Device, ClientAuth::Optional), (Listener::Admin, settings.admin_client_auth)] {
+        let handle = TlsHandle::load(listener, files(auth), ground.clock.clone()).await;
+        let handle = handle.map_err(|error| error.to_string())?;
+        handle.watch(&ground.tasks);
+        handles.push(handle);
+    }
+    handles.try_into().map_err(|_| "two listeners have two configurations".to_owned())
+}
+
+type IdentityGround<'a> = (&'a Stores, ChangeLog, Arc<Pki>, ReplicaId, &'a Readiness);
+
+fn start_identity(settings: &Settings, ground: &Ground, parts: IdentityGround<'_>) -> Identity {
+    let (stores, log, pki, replica, readiness) = parts;
+    let parts = identity::Parts {
+        settings: IdentitySettings { endpoints: settings.endpoints.clone(), caches: settings.caches.clone() },
+        store: settings.store.clone(),
+        log,
+        primary: stores.primary.clone(),
+        pki,
+        replica,
+        addr: settings.replica_addr.clone(),
+        clock: ground.clock.clone(),
+        random: ground.random.clone(),
+        readiness: readiness.clone(),
+    };
+    Identity::start(parts, &ground.tasks)
+}
+
+fn start_presence(
+    settings: &Settings,
+    ground: &Ground,
+    store: FleetStore,
+    replica: ReplicaId,
+    readiness: &Readiness,
+) -> Presence {
+    let p = &settings.presence;
+    let settings = PresenceSettings {
+        me: Me { id: replica, addr: settings.replica_addr.clone(), version: env!("CARGO_PKG_VERSION") },
+        flush_interval: p.flush_interval,
+        flush_rows_max: p.flush_rows_max,
+        devices_max: p.devices_max,
+        blind_max: p.blind_max,
+        promise_trust: p.promise_trust,
+        tick_interval: p.tick_interval,
+        tick_gap_max: p.tick_gap_max,
+        cap: p.cap,
+    };
+    let (clock, random) = (ground.clock.clone(), ground.random.clone());
+    Presence::start(settings, store, readiness.clone(), clock, random, &ground.tasks)
+}
+
+fn start_jobs(settings: &Settings, ground: &Ground, primary: PrimaryWatch, replica: ReplicaId) {
+    let parts = jobs::Parts {
+        store: settings.store.clone(),
+        primary,
+        replica,
+        addr: settings.replica_addr.clone(),
+        clock: ground.clock.clone(),
+        random: ground.random.clone(),
+    };
+    jobs::start(settings.jobs.clone(), &parts, &ground.tasks);
+}
+
+fn accepting(ground: &Ground, readiness: &Readiness) {
+    readiness.set(Check::Accepting, true);
+    let (shutdown, readiness) = (ground.tasks.shutdown().clone(), readiness.clone());
+    ground.tasks.essential("readiness", async move {
+        shutdown.draining().await;
+        readiness.set(Check::Accepting, false);
+    });
+}
+
+/// Describes the metrics and installs their recorder; one for each process.
+///
+/// # Errors
+/// When there is one already.
+pub fn install_metrics() -> Result<PrometheusHandle, String> {
+    observe::install().map_err(|error| error.to_string())
+}

@@ -1,8 +1,135 @@
 //! The command line: one match, one line per command.
 
+use std::future::Future;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config;
+use crate::domain::random::Random;
+use crate::domain::time::Clock;
+use crate::observe::log::{self, Format};
+use crate::tools::{admin_cli, dev, device};
+
+mod operate;
+mod serve;
+
+/// A highly available IoT device service on PostgreSQL.
+#[derive(Parser)]
+#[command(name = "everbeat", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where a command's settings come from.
+#[derive(clap::Args, Clone)]
+struct ConfigArgs {
+    /// A settings file (TOML) over the defaults; may be repeated. The environment (EVERBEAT__SECTION__KEY) wins
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a replica
+    Serve {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// End when the process that started it ends
+        #[arg(long, hide = true)]
+        die_with_parent: bool,
+    },
+    /// Bring the database's schema up to this binary
+    Migrate(ConfigArgs),
+    /// Make PKI and token keys, and publish their public halves in the database
+    Init {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// A name or address that the server certificate is for; may be repeated
+        #[arg(long = "server-name", value_name = "NAME", default_values_t = ["localhost".to_owned(), "127.0.0.1".to_owned()])]
+        server_names: Vec<String>,
+        /// Only check that this directory's keys are the ones that the database publishes
+        #[arg(long)]
+        join: bool,
+    },
+    /// Look at the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Operators' tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// The whole service on this machine: a database, two replicas and a simulated fleet
+    Dev(dev::DevArgs),
+    /// Act as a device
+    Device(device::DeviceArgs),
+    /// Look at the fleet
+    Admin(admin_cli::AdminArgs),
+    /// Ask a replica whether it is ready; for container engines
+    Healthcheck {
+        #[arg(long, default_value = "http://127.0.0.1:9100/readyz")]
+        url: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Say everything that is wrong with the settings
+    Check(ConfigArgs),
+    /// Show the settings in force, without passwords
+    Print(ConfigArgs),
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Make an operator, or give an operator's roles anew, and print a token
+    Mint(operate::MintArgs),
+}
 
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    // rustls would otherwise have to guess which of two providers a library meant.
+    let _ = rustls_provider();
+    let (clock, random) = (Clock::System, Random::from_os());
+    let environment = |name: &str| config::secret_from_env(name).map(Into::into);
+    match cli.command {
+        Command::Serve { config, die_with_parent } => serve::run(&config.config, die_with_parent),
+        Command::Migrate(config) => plain(operate::migrate(&config.config)),
+        Command::Init { config, server_names, join } => plain(operate::init(&config.config, server_names, join)),
+        Command::Config(ConfigCommand::Check(config)) => operate::config_check(&config.config),
+        Command::Config(ConfigCommand::Print(config)) => operate::config_print(&config.config),
+        Command::Token(TokenCommand::Mint(args)) => plain(operate::mint(args)),
+        Command::Dev(args) => tool("warn", dev::run(args, clock, random)),
+        Command::Device(args) => {
+            tool("warn,everbeat=info", device::run(args, environment("EVERBEAT_ENROLLMENT_TOKEN"), clock, random))
+        }
+        Command::Admin(args) => tool("warn", admin_cli::run(args, environment("EVERBEAT_TOKEN"), clock, random)),
+        Command::Healthcheck { url } => plain(operate::healthcheck(url)),
+    }
+}
+
+fn rustls_provider() -> Result<(), ()> {
+    crate::net::install_provider()
+}
+
+/// A command of an operator: a log for people, one error sentence, exit status 1.
+fn plain(work: impl Future<Output = Result<(), String>>) -> ExitCode {
+    tool("warn", async { work.await.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::msg) })
+}
+
+fn tool(filter: &str, work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let _ = log::install(Format::Human, filter);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.to_string()),
+    };
+    runtime.block_on(work).unwrap_or_else(|error| failed(&format!("{error:#}")))
+}
+
+fn failed(sentence: &str) -> ExitCode {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "everbeat: {sentence}");
+    ExitCode::FAILURE
 }

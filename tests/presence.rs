@@ -431,8 +431,7 @@ async fn the_sweep_decides_as_the_detector() {
         devices.push(db.device(n).await);
     }
     let fence = db.fence().await;
-    let limits =
-        Limits { blind_max: time::Duration::seconds(10), restarts_max: 2, window: time::Duration::minutes(5) };
+    let limits = Limits { blind_max: time::Duration::seconds(10), restarts_max: 2, window: time::Duration::minutes(5) };
     let mut changed = [0; 4];
     for seed in 0..12 {
         db.owner.batch_execute("delete from outages; delete from replicas").await.unwrap();

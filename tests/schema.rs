@@ -17,9 +17,7 @@ async fn a_schema_that_is_behind_or_ahead_is_told_apart() {
     let store = TestStore::new().await;
     let cluster = TestCluster::shared();
     let database = &store.settings.database;
-    cluster
-        .owner_batch(database, "update _sqlx_migrations set version = 9999 where version = 2")
-        .await;
+    cluster.owner_batch(database, "update _sqlx_migrations set version = 9999 where version = 2").await;
     assert_eq!(migrate::check(&store.control).await.expect("the check runs"), Schema::Ahead);
     cluster.owner_batch(database, "delete from _sqlx_migrations where version = 9999").await;
     assert_eq!(migrate::check(&store.control).await.expect("the check runs"), Schema::Behind);

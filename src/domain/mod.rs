@@ -1,12 +1,13 @@
 //! Nouns and rules. No async, no I/O, and no clock reads outside [`time`].
 
 pub mod access;
+pub mod candidacy;
 pub mod digest;
 pub mod enrollment;
-pub mod candidacy;
 pub mod ids;
 pub mod lease;
 pub mod name;
 pub mod presence;
 pub mod random;
+pub mod reading;
 pub mod time;

@@ -192,7 +192,7 @@ fn failure(error: &IdentityError) -> Outcome {
     }
 }
 
-fn bad_field(pointer: &str, detail: impl ToString) -> IdentityError {
+fn bad_field(pointer: &str, detail: impl std::fmt::Display) -> IdentityError {
     IdentityError::BadField { pointer: pointer.to_owned(), detail: detail.to_string() }
 }
 

@@ -29,9 +29,9 @@ const ROUND: Duration = Duration::from_secs(2);
 /// One read. Longer than a busy database takes, shorter than the time to blindness.
 const READ_LIMIT: Duration = Duration::from_secs(3);
 /// One tick; see above for why it is long.
-const TICK_LIMIT: Duration = Duration::from_secs(60);
+const TICK_LIMIT: Duration = Duration::from_mins(1);
 /// An absence longer than this drops everything: the log is kept for longer, and nobody was served meanwhile.
-const ABSENCE_MAX: Duration = Duration::from_secs(300);
+const ABSENCE_MAX: Duration = Duration::from_mins(5);
 /// How often readiness and the metric look at the proof.
 const WATCH: Duration = Duration::from_millis(500);
 const RETRY_BASE: Duration = Duration::from_millis(50);

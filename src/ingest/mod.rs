@@ -1,1 +1,170 @@
-//! ingest
+//! Readings: from a body to an acknowledgement. [`decompress`], [`decode`] to a [`ReadingBatch`] that is valid by
+//! construction, [`Ingest::submit`] to the committer, which stores many requests in one transaction.
+//!
+//! Invariants:
+//! - an answer follows a commit that wrote WAL, on the synchronous standby where there is one;
+//! - an error says: not stored, or unknown and safe to send again; nothing is stored twice;
+//! - what is wrong with one reading costs its neighbours nothing;
+//! - every queue, body, number and nesting has a limit, and the limits are checked before the work.
+//!
+//! Deliberately absent: a timer in the group commit; cancelling of rows whose sender has gone; a retry of unknown
+//! outcomes (the sender's retry is harmless, ours would only hide the time it takes).
+
+pub mod batch;
+mod commit;
+mod committer;
+mod decode;
+mod decompress;
+mod item;
+mod scan;
+mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+
+pub use decode::{BatchItem, DecodeError, Format, ReadingBatch, decode};
+pub use decompress::{Encoding, decompress};
+pub use settings::{IngestSettings, Limits};
+
+use batch::Tally;
+use committer::{Committer, Submission};
+
+use crate::domain::random::Random;
+use crate::domain::time::Clock;
+use crate::lifecycle::tasks::Tasks;
+use crate::observe;
+use crate::observe::ingest::Outcome;
+use crate::store::{FleetStore, StoreError};
+use crate::wire::device::{ReadingsAnswer, RejectedItem};
+
+use crate::domain::ids::DeviceId;
+
+/// Rejected items that an answer lists.
+const REJECTED_LISTED_MAX: usize = 100;
+
+/// Nothing of the request was acknowledged: all of them are 503, and safe to send again.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// Not stored: too much waits already.
+    #[error("the queue of readings is full")]
+    QueueFull,
+    /// Unknown: no outcome within the caller's deadline.
+    #[error("no outcome within the deadline")]
+    Deadline,
+    /// Not stored: the replica is stopping.
+    #[error("the replica is draining")]
+    Draining,
+    /// Not stored, or unknown: its `fault` says which.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The way in. Clones share the queue.
+#[derive(Clone)]
+pub struct Ingest(Arc<Shared>);
+
+struct Shared {
+    settings: Arc<IngestSettings>,
+    clock: Clock,
+    queue: mpsc::Sender<Submission>,
+    /// Rows that the queue has room for.
+    room: Arc<Semaphore>,
+}
+
+impl Ingest {
+    /// Starts the committer. The settings have passed [`IngestSettings::check`].
+    pub fn start(settings: IngestSettings, store: FleetStore, clock: Clock, random: Random, tasks: &Tasks) -> Self {
+        let settings = Arc::new(settings);
+        let (queue, receiver) = mpsc::channel(settings.queue_requests_max);
+        let room = Arc::new(Semaphore::new(settings.queue_rows_max));
+        let committer = Committer::new(settings.clone(), store, random, receiver);
+        tasks.essential("ingest-committer", committer.run(tasks.shutdown().clone()));
+        Self(Arc::new(Shared { settings, clock, queue, room }))
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.0.settings.limits
+    }
+
+    /// Decodes a decompressed body with the limits and the clock of this replica.
+    pub fn decode(&self, format: Format, body: &[u8], device: DeviceId) -> Result<ReadingBatch, DecodeError> {
+        decode(format, body, device, self.limits(), self.0.clock.unix_us())
+    }
+
+    /// Stores the batch and waits for its commit, at most `deadline`; past it, and when the caller leaves, the
+    /// readings may be stored all the same.
+    pub async fn submit(&self, batch: ReadingBatch, deadline: Duration) -> Result<ReadingsAnswer, IngestError> {
+        let ReadingBatch { items, rejected, .. } = batch;
+        if items.is_empty() {
+            return Ok(answer(Tally::default(), rejected));
+        }
+        let count = items.len();
+        let outcome = self.commit(items, Instant::now() + deadline).await;
+        self.measure_queue();
+        match outcome {
+            Ok(tally) => Ok(answer(tally, rejected)),
+            Err(error) => {
+                observe::ingest::readings(Outcome::Failed, count);
+                Err(error)
+            }
+        }
+    }
+
+    async fn commit(&self, items: Vec<BatchItem>, deadline: Instant) -> Result<Tally, IngestError> {
+        let rows = u32::try_from(items.len()).map_err(|_| full())?;
+        let room = self.0.room.clone().try_acquire_many_owned(rows).map_err(|_| full())?;
+        let (done, outcome) = oneshot::channel();
+        self.0.queue.try_send(Submission { items, deadline, done, room }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => full(),
+            mpsc::error::TrySendError::Closed(_) => IngestError::Draining,
+        })?;
+        self.measure_queue();
+        match tokio::time::timeout_at(deadline, outcome).await {
+            Ok(Ok(outcome)) => Ok(outcome?),
+            // The committer has gone, at the abort: it may have begun the commit.
+            Ok(Err(_)) | Err(_) => Err(IngestError::Deadline),
+        }
+    }
+
+    /// Rows and requests that wait for a commit.
+    pub fn queued(&self) -> (usize, usize) {
+        let rows = self.0.settings.queue_rows_max.saturating_sub(self.0.room.available_permits());
+        (rows, self.0.queue.max_capacity() - self.0.queue.capacity())
+    }
+
+    fn measure_queue(&self) {
+        let (rows, requests) = self.queued();
+        observe::ingest::queue(rows, requests);
+    }
+}
+
+fn full() -> IngestError {
+    observe::ingest::queue_full();
+    IngestError::QueueFull
+}
+
+fn answer(tally: Tally, mut rejected: Vec<RejectedItem>) -> ReadingsAnswer {
+    rejected.extend(tally.rejected);
+    rejected.sort_by_key(|item| item.index);
+    let rejected_total = rejected.len() as u64;
+    rejected.truncate(REJECTED_LISTED_MAX);
+    ReadingsAnswer { stored: tally.stored, duplicates: tally.duplicates, rejected_total, rejected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_lists_a_hundred_in_order() {
+        let rejected = |index| RejectedItem { index, kind: "invalid".to_owned(), detail: String::new() };
+        let tally = Tally { stored: 1, duplicates: 2, rejected: vec![rejected(3), rejected(1)] };
+        let answer = answer(tally, (4..200).map(rejected).collect());
+        assert_eq!((answer.stored, answer.duplicates, answer.rejected_total), (1, 2, 198));
+        assert_eq!(answer.rejected.iter().map(|item| item.index).take(3).collect::<Vec<_>>(), [1, 3, 4]);
+        assert_eq!(answer.rejected.len(), 100);
+    }
+}

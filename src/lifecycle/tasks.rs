@@ -16,12 +16,14 @@ use super::shutdown::Shutdown;
 pub struct Tasks {
     shutdown: Shutdown,
     tracker: TaskTracker,
+    /// Tasks that the others stand on: they end last.
+    foundation: TaskTracker,
     failed: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Tasks {
     pub fn new(shutdown: Shutdown) -> Self {
-        Self { shutdown, tracker: TaskTracker::new(), failed: Arc::default() }
+        Self { shutdown, tracker: TaskTracker::new(), foundation: TaskTracker::new(), failed: Arc::default() }
     }
 
     pub fn shutdown(&self) -> &Shutdown {
@@ -34,16 +36,28 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let this = self.clone();
-        let inner = spawn(work);
-        self.tracker.spawn(async move {
-            let outcome = inner.await;
-            if outcome.is_err() || !this.shutdown.is_draining() {
-                tracing::error!(task = name, panicked = outcome.is_err(), "an essential task ended; shutting down");
-                this.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(name);
-                this.shutdown.drain();
-            }
-        });
+        self.tracker.spawn(self.clone().supervised(name, work));
+    }
+
+    /// The same for a task that others stand on (the pools): it runs until the abort stage, when everybody else has
+    /// ended, so that the last flush and the last commits still find a database.
+    pub fn foundation<F>(&self, name: &'static str, work: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.foundation.spawn(self.clone().supervised(name, work));
+    }
+
+    async fn supervised<F>(self, name: &'static str, work: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let outcome = spawn(work).await;
+        if outcome.is_err() || !self.shutdown.is_draining() {
+            tracing::error!(task = name, panicked = outcome.is_err(), "an essential task ended; shutting down");
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(name);
+            self.shutdown.drain();
+        }
     }
 
     /// Runs work that the drain waits for (a connection), but whose failure is its own.
@@ -63,6 +77,9 @@ impl Tasks {
             self.shutdown.abort();
             let _ = tokio::time::timeout(Duration::from_secs(1), self.tracker.wait()).await;
         }
+        self.shutdown.abort();
+        self.foundation.close();
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.foundation.wait()).await;
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,8 +1,10 @@
 //! What we tell the people who run Everbeat: logs, and every metric with its name, unit, help and labels.
 //! Label values come from closed enums; never from a device, an address or anything a client sent.
 
-pub mod jobs;
+pub mod http;
 pub mod identity;
+pub mod ingest;
+pub mod jobs;
 pub mod log;
 pub mod net;
 pub mod presence;
@@ -44,10 +46,17 @@ pub(crate) const fn sizes(name: &'static str, help: &'static str) -> Metric {
 }
 
 /// The whole catalogue: one slice for each module that is measured.
-pub const CATALOGUE: &[&[Metric]] = &[net::METRICS, process::METRICS, store::METRICS];
-pub const CATALOGUE: &[&[Metric]] = &[presence::METRICS, process::METRICS, store::METRICS];
-pub const CATALOGUE: &[&[Metric]] = &[jobs::METRICS, presence::METRICS, process::METRICS, store::METRICS];
-pub const CATALOGUE: &[&[Metric]] = &[identity::METRICS, net::METRICS, process::METRICS, store::METRICS];
+pub const CATALOGUE: &[&[Metric]] = &[
+    http::METRICS,
+    identity::METRICS,
+    ingest::METRICS,
+    jobs::METRICS,
+    net::METRICS,
+    presence::METRICS,
+    process::METRICS,
+    store::METRICS,
+];
+pub const CATALOGUE: &[&[Metric]] = &[ingest::METRICS, net::METRICS, process::METRICS, store::METRICS];
 
 /// Upper bounds of latency buckets, in seconds: from a cached answer to the longest deadline.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -77,9 +86,13 @@ fn describe() {
             (Kind::Histogram, None) => metrics::describe_histogram!(name, help),
         }
     }
+    http::zero();
     identity::zero();
+    ingest::zero();
     net::zero();
     presence::zero();
+    ingest::zero();
+    net::zero();
     store::zero();
 }
 

@@ -66,7 +66,7 @@ impl ControlStore {
         let current = Arc::new(ArcSwapOption::empty());
         let store = Self { current: current.clone(), deadline: settings.statement_deadline, random };
         let shutdown = tasks.shutdown().clone();
-        tasks.essential("control-pool", async move {
+        tasks.foundation("control-pool", async move {
             let mut host: Option<Arc<Primary>> = None;
             loop {
                 let now = watch.borrow_and_update().clone();
@@ -84,6 +84,14 @@ impl ControlStore {
             }
         });
         store
+    }
+
+    /// Waits until there is a pool, at most `limit`: the pool follows the tracker a moment later.
+    pub async fn opened(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while self.current.load().is_none() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Runs work that only reads.

@@ -42,6 +42,7 @@ pub enum EnrollRefusal {
 
 /// A token as enrollment judges it, before it reads anything else of the request.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each named by what it means")]
 pub struct TokenRecord {
     pub id: String,
     pub secret_sha256: Vec<u8>,

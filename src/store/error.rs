@@ -102,6 +102,12 @@ impl StoreError {
         self.fault.retryable()
     }
 
+    /// Was it the statement that the database refused (class 42: names, types, privileges), not the data in it?
+    /// Then leaving out rows helps nobody: the schema or a role is wrong.
+    pub fn blames_statement(&self) -> bool {
+        self.fault == Fault::Refused && self.detail.starts_with("42")
+    }
+
     /// Judges an error of the fleet plane's driver.
     pub fn from_fleet(statement: &'static str, stage: Stage, error: &tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {

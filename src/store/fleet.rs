@@ -60,7 +60,7 @@ impl FleetStore {
         let current = Arc::new(ArcSwapOption::empty());
         let store = Self { current: current.clone(), deadline: settings.statement_deadline, random };
         let shutdown = tasks.shutdown().clone();
-        tasks.essential("fleet-pool", async move {
+        tasks.foundation("fleet-pool", async move {
             let mut host: Option<Arc<Primary>> = None;
             loop {
                 let now = watch.borrow_and_update().clone();

@@ -113,11 +113,10 @@ pub async fn check(store: &ControlStore) -> Result<Schema, StoreError> {
     let applied = store
         .read("schema_check", |connection| {
             Box::pin(async move {
-                let exists = sqlx::query_scalar!(
-                    r#"select to_regclass('public._sqlx_migrations') is not null as "exists!""#
-                )
-                .fetch_one(&mut *connection)
-                .await?;
+                let exists =
+                    sqlx::query_scalar!(r#"select to_regclass('public._sqlx_migrations') is not null as "exists!""#)
+                        .fetch_one(&mut *connection)
+                        .await?;
                 if !exists {
                     return Ok(Vec::new());
                 }

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
+use super::error::StoreError;
 use super::session::Session;
 use super::settings::{Plane, StoreSettings};
 use super::statement::Statement;
@@ -39,7 +40,7 @@ pub type PrimaryWatch = watch::Receiver<Option<Arc<Primary>>>;
 pub fn track(settings: Arc<StoreSettings>, tasks: &Tasks) -> PrimaryWatch {
     let (sender, receiver) = watch::channel(None);
     let shutdown = tasks.shutdown().clone();
-    tasks.essential("primary-tracker", async move {
+    tasks.foundation("primary-tracker", async move {
         let mut tracker = Tracker::new(settings);
         loop {
             let found = tracker.round().await;
@@ -52,12 +53,7 @@ pub fn track(settings: Arc<StoreSettings>, tasks: &Tasks) -> PrimaryWatch {
             });
             tokio::select! {
                 () = shutdown.aborting() => return,
-                () = sender.closed() => return,
                 () = tokio::time::sleep(ROUND) => {}
-            }
-            // During a drain the tracker goes on: the last flush and the last commits need the primary.
-            if shutdown.is_draining() && sender.receiver_count() == 0 {
-                return;
             }
         }
     });
@@ -68,6 +64,35 @@ pub fn track(settings: Arc<StoreSettings>, tasks: &Tasks) -> PrimaryWatch {
 pub async fn wait_for_primary(watch: &mut PrimaryWatch, limit: Duration) -> Option<Arc<Primary>> {
     let found = tokio::time::timeout(limit, watch.wait_for(Option::is_some)).await;
     found.ok()?.ok()?.clone()
+}
+
+/// The host that takes writes, asked as the schema's owner: before the first migration the planes' users may not
+/// exist yet.
+///
+/// # Errors
+/// A sentence that says why no host will do.
+pub async fn find_writable(settings: &StoreSettings, limit: Duration) -> Result<(String, u16), String> {
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        let mut reasons = Vec::new();
+        for host in &settings.hosts {
+            match writable(settings, host).await {
+                Ok(true) => return Ok(host.clone()),
+                Ok(false) => reasons.push(format!("{}:{} is a standby", host.0, host.1)),
+                Err(error) => reasons.push(format!("{}:{}: {}", host.0, host.1, error.detail)),
+            }
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(format!("no primary was found: {}", reasons.join("; ")));
+        }
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+async fn writable(settings: &StoreSettings, host: &(String, u16)) -> Result<bool, StoreError> {
+    let session = Session::open(settings, host, Plane::Owner, "").await?;
+    let rows = session.query(&PROBE, &[], PROBE_DEADLINE).await?;
+    Ok(rows.first().is_some_and(|row| row.get::<_, Option<i32>>("timeline").is_some()))
 }
 
 struct Node {

@@ -219,12 +219,7 @@ fn free_port() -> Result<u16, String> {
 }
 
 /// The shell that holds the server: it stops it when its standard input closes.
-fn spawn_keeper(
-    options: &ClusterOptions,
-    bin: &Path,
-    port: u16,
-    user: Option<(u32, u32)>,
-) -> Result<Child, String> {
+fn spawn_keeper(options: &ClusterOptions, bin: &Path, port: u16, user: Option<(u32, u32)>) -> Result<Child, String> {
     const SCRIPT: &str = r#"dir=$1; throwaway=$2; shift 2
         "$@" >>"$dir/log" 2>&1 </dev/null & server=$!
         (while kill -0 $server 2>/dev/null; do sleep 1; done; kill $$ 2>/dev/null) & watch=$!

@@ -1,0 +1,112 @@
+//! What the handlers of each listener work with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::domain::random::Random;
+use crate::domain::time::Clock;
+use crate::identity::Identity;
+use crate::ingest::Ingest;
+use crate::lifecycle::readiness::Readiness;
+use crate::presence::Presence;
+use crate::store::{ControlStore, FleetStore};
+
+/// Bounds of a request.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// Of a request's body, where the route has no limit of its own. Too small: a CSR with its attributes does not
+    /// fit. Too large: callers without a certificate may make us hold that much each.
+    pub body_max_bytes: usize,
+    /// From the end of the header section to the body's end. Too short: a full batch over a slow radio link never
+    /// arrives. Too long: slow senders hold their slots.
+    pub body_deadline: Duration,
+    /// How long a request for readings waits for its commit; then its outcome is unknown. Too short: a failover makes
+    /// every device send again. Too long: devices give up first, and hold connections meanwhile.
+    pub submit_deadline: Duration,
+}
+
+/// The device listener.
+#[derive(Clone)]
+pub struct DeviceApi {
+    pub identity: Identity,
+    pub ingest: Ingest,
+    pub presence: Presence,
+    pub clock: Clock,
+    pub random: Random,
+    pub settings: Arc<HttpSettings>,
+}
+
+/// The admin listener.
+#[derive(Clone)]
+pub struct AdminApi {
+    pub identity: Identity,
+    pub store: ControlStore,
+    pub fleet: FleetStore,
+    pub clock: Clock,
+    pub random: Random,
+    pub settings: Arc<HttpSettings>,
+}
+
+/// The ops listener.
+#[derive(Clone)]
+pub struct OpsApi {
+    pub readiness: Readiness,
+    pub metrics: PrometheusHandle,
+    pub clock: Clock,
+    pub random: Random,
+    pub settings: Arc<HttpSettings>,
+}
+
+/// What frame and guard need, whichever listener they stand at. What a listener does not have, its routes cannot ask
+/// for: the guard fails closed.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub identity: Option<Identity>,
+    pub presence: Option<Presence>,
+    /// Of a body of readings, before and after decompression.
+    pub readings_max_bytes: usize,
+    pub clock: Clock,
+    pub random: Random,
+    pub settings: Arc<HttpSettings>,
+}
+
+impl From<&DeviceApi> for Shared {
+    fn from(api: &DeviceApi) -> Self {
+        Self {
+            identity: Some(api.identity.clone()),
+            presence: Some(api.presence.clone()),
+            readings_max_bytes: api.ingest.limits().body_max_bytes,
+            clock: api.clock.clone(),
+            random: api.random.clone(),
+            settings: api.settings.clone(),
+        }
+    }
+}
+
+impl From<&AdminApi> for Shared {
+    fn from(api: &AdminApi) -> Self {
+        Self {
+            identity: Some(api.identity.clone()),
+            presence: None,
+            readings_max_bytes: api.settings.body_max_bytes,
+            clock: api.clock.clone(),
+            random: api.random.clone(),
+            settings: api.settings.clone(),
+        }
+    }
+}
+
+impl From<&OpsApi> for Shared {
+    fn from(api: &OpsApi) -> Self {
+        Self {
+            identity: None,
+            presence: None,
+            readings_max_bytes: api.settings.body_max_bytes,
+            clock: api.clock.clone(),
+            random: api.random.clone(),
+            settings: api.settings.clone(),
+        }
+    }
+}

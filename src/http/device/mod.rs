@@ -1,0 +1,8 @@
+//! The device listener's handlers, one file for each resource.
+
+pub mod ca;
+pub mod enroll;
+pub mod heartbeat;
+pub mod me;
+pub mod readings;
+pub mod token;

@@ -1,0 +1,125 @@
+//! What the errors of the lower modules mean to a caller. Exhaustive on purpose: a new error is a decision here.
+
+use super::error::ApiError;
+use crate::identity::{AuthError, IdentityError};
+use crate::ingest::{DecodeError, IngestError};
+use crate::presence::PresenceError;
+use crate::store::{Fault, StoreError};
+use crate::wire::problem::Slug;
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error.fault {
+            Fault::Unavailable | Fault::Contention | Fault::MissingPartition => {
+                tracing::warn!(%error, "the database cannot do this now");
+                Self::because(Slug::Unavailable, "Nothing was stored. Send it again after the pause.")
+            }
+            Fault::Unknown => {
+                tracing::warn!(%error, "the outcome is not known");
+                Self::because(Slug::OutcomeUnknown, "It may have been stored. Sending the same again is safe.")
+            }
+            // Those that a handler expects, it answers itself; here they are a surprise.
+            Fault::Duplicate | Fault::Refused => Self::internal(&error.to_string()),
+        }
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        let (slug, detail) = match error {
+            AuthError::CertificateRequired => {
+                (Slug::CertificateRequired, "Connect with the certificate that enrollment gave.")
+            }
+            AuthError::CertificateExpired => {
+                (Slug::CertificateExpired, "Renew it at /v1/renew while the fleet's policy allows, or enroll again.")
+            }
+            AuthError::CertificateNotYetValid => {
+                (Slug::CertificateNotYetValid, "Compare the device's clock with the Date of this answer.")
+            }
+            AuthError::CertificateUntrusted => {
+                (Slug::CertificateUntrusted, "Use the certificate that enrollment gave, with the key it was made for.")
+            }
+            AuthError::CertificateUnknown => (Slug::CertificateUnknown, "Enroll again with a new key."),
+            AuthError::CertificateRevoked => {
+                (Slug::CertificateRevoked, "Ask an operator; then enroll again with a new key.")
+            }
+            AuthError::DeviceSuspended => (Slug::DeviceSuspended, "Ask an operator to resume the device."),
+            AuthError::TokenRequired => (Slug::TokenRequired, "Send Authorization: Bearer with an access token."),
+            AuthError::TokenInvalid => (Slug::TokenInvalid, "Get a new token."),
+            AuthError::TokenExpired => (Slug::TokenExpired, "Get a new token."),
+            AuthError::TokenMismatch => {
+                (Slug::TokenMismatch, "Get a new token over a connection with the present certificate.")
+            }
+            AuthError::Blind => (Slug::Unavailable, "This replica cannot check credentials now. Try again."),
+            AuthError::Store(error) => return error.into(),
+        };
+        Self::because(slug, detail)
+    }
+}
+
+impl From<IdentityError> for ApiError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Auth(error) => error.into(),
+            IdentityError::EnrollmentToken => Self::because(
+                Slug::EnrollmentTokenInvalid,
+                "It is unknown, used up, expired or revoked. Get a new one.",
+            ),
+            IdentityError::BadCsr(detail) => Self::because(Slug::BadCsr, detail),
+            IdentityError::NameTaken => {
+                Self::because(Slug::NameTaken, "Choose another name, or enroll with the key that the device has.")
+            }
+            IdentityError::KeyTaken => Self::because(Slug::KeyTaken, "Make a new key pair and try again."),
+            IdentityError::BadField { pointer, detail } => Self::field(pointer, detail),
+            IdentityError::Store(error) => error.into(),
+            IdentityError::Internal(what) => Self::internal(&what),
+        }
+    }
+}
+
+impl From<IngestError> for ApiError {
+    fn from(error: IngestError) -> Self {
+        match error {
+            IngestError::QueueFull => {
+                Self::because(Slug::Overloaded, "Nothing was stored. Send it again after the pause.")
+                    .limit("readings_queue")
+            }
+            IngestError::Deadline => {
+                Self::because(Slug::OutcomeUnknown, "It may have been stored. Sending the same again is safe.")
+            }
+            IngestError::Draining => {
+                Self::because(Slug::Draining, "Nothing was stored. Connect again, to another replica.")
+            }
+            IngestError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<PresenceError> for ApiError {
+    fn from(error: PresenceError) -> Self {
+        match error {
+            PresenceError::Blind { .. } => {
+                Self::because(Slug::Unavailable, "This replica cannot reach the database. Connect again, to another.")
+            }
+            PresenceError::Full => {
+                Self::because(Slug::Overloaded, "Send the heartbeat again after the pause.").limit("presence_pending")
+            }
+            PresenceError::Gone => Self::because(
+                Slug::DeviceSuspended,
+                "The device is not active any more, or its certificate is revoked.",
+            ),
+            PresenceError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<DecodeError> for ApiError {
+    fn from(error: DecodeError) -> Self {
+        let detail = error.to_string();
+        match error {
+            DecodeError::TooManyItems { .. } => Self::because(Slug::TooLarge, detail).limit("readings_batch_max"),
+            DecodeError::TooLarge { .. } => Self::because(Slug::TooLarge, detail).limit("body_max_bytes"),
+            _ => Self::because(Slug::Malformed, detail),
+        }
+    }
+}

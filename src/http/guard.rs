@@ -1,0 +1,131 @@
+//! Between the frame and the handler: what can be refused without reading the body is refused here, the cheapest
+//! first, and the permission of the route becomes a proof.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::accept;
+use super::authn::{Operator, WithCert, WithCertAndToken, WithOldCert, bearer};
+use super::body::{Bounds, check_declared};
+use super::error::ApiError;
+use super::frame::Row;
+use super::route::Permission;
+use crate::identity::{AuthError, DeviceCaller, Identity};
+use crate::net::{ConnInfo, Peer, Rejection};
+use crate::observe::net::Port;
+use crate::presence::Contact;
+use crate::wire::problem::Slug;
+
+/// The middleware of one route.
+pub async fn guard(State(row): State<Row>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let (mut parts, body) = request.into_parts();
+    // Probes and scrapers send what they like, and have to be answered.
+    let refused = |media: &&'static str| row.info.port != Port::Ops && !accept::takes(&parts.headers, media);
+    if let Some(media) = row.info.produces().filter(refused) {
+        return Err(ApiError::because(Slug::NotAcceptable, format!("The answer is {media}.")));
+    }
+    let bounds = bounds(&row);
+    check_declared(&parts.headers, bounds)?;
+    parts.extensions.insert(bounds);
+    let operator = authenticate(&row, &mut parts).await?;
+    let response = next.run(Request::from_parts(parts, body)).await;
+    if response.status().is_success() && operator.is_some_and(|operator| !operator.has_asked()) {
+        return Err(ApiError::internal("a handler succeeded without asking whether its operator may"));
+    }
+    Ok(response)
+}
+
+fn bounds(row: &Row) -> Bounds {
+    let settings = &row.shared.settings;
+    let max_bytes = if row.info.takes_readings { row.shared.readings_max_bytes } else { settings.body_max_bytes };
+    Bounds { max_bytes, deadline: settings.body_deadline }
+}
+
+/// Puts the proof that the permission stands for among the request's extensions; an operator's is also returned.
+async fn authenticate(row: &Row, parts: &mut Parts) -> Result<Option<Operator>, ApiError> {
+    match row.info.permission {
+        // The token of an enrollment is in its body; identity checks it before anything else.
+        Permission::Public | Permission::EnrollmentToken => {}
+        Permission::Cert => {
+            let caller = device(row, parts, false).await?;
+            parts.extensions.insert(WithCert(caller));
+        }
+        Permission::CertAndToken => {
+            let caller = device(row, parts, true).await?;
+            parts.extensions.insert(WithCertAndToken(caller));
+        }
+        Permission::CertMaybeExpired => {
+            let connection = connection(parts)?;
+            may_be_expired(&connection.peer)?;
+            parts.extensions.insert(WithOldCert(connection));
+        }
+        Permission::Operator(action) => {
+            let caller = identity(row)?.operator(bearer(&parts.headers)?).await?;
+            let operator = Operator::new(caller, action);
+            parts.extensions.insert(operator.clone());
+            return Ok(Some(operator));
+        }
+    }
+    Ok(None)
+}
+
+fn identity(row: &Row) -> Result<&Identity, ApiError> {
+    row.shared.identity.as_ref().ok_or_else(|| ApiError::internal("this listener knows no callers"))
+}
+
+fn connection(parts: &Parts) -> Result<Arc<ConnInfo>, ApiError> {
+    let connection = parts.extensions.get::<Arc<ConnInfo>>().cloned();
+    connection.ok_or_else(|| ApiError::internal("a request without its connection"))
+}
+
+async fn device(row: &Row, parts: &Parts, with_token: bool) -> Result<Arc<DeviceCaller>, ApiError> {
+    let (identity, connection) = (identity(row)?, connection(parts)?);
+    let judged = if with_token {
+        // The certificate first: without one, a token says nothing.
+        match bearer(&parts.headers) {
+            Ok(token) => identity.device_with_token(&connection, token).await,
+            Err(error) => identity.device(&connection).await.and(Err(error)),
+        }
+    } else {
+        identity.device(&connection).await
+    };
+    let caller = match judged {
+        Ok(caller) => caller,
+        // A heartbeat is a sign of life, not a change: what was known when we last saw the log will do.
+        Err(AuthError::Blind) if row.info.may_be_blind => identity.device_cached(&connection).await?,
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(presence) = row.shared.presence.as_ref().filter(|_| row.info.is_contact) {
+        presence.touch(contact(&caller));
+    }
+    Ok(Arc::new(caller))
+}
+
+/// What presence hears of a request.
+pub fn contact(caller: &DeviceCaller) -> Contact {
+    Contact {
+        device: caller.device.id,
+        fingerprint: caller.certificate.fingerprint,
+        interval_ms: caller.device.heartbeat_interval_ms,
+        interval_max_ms: caller.device.heartbeat_interval_max_ms,
+        requested_ms: None,
+        heartbeat: false,
+    }
+}
+
+/// Lets through what identity may still accept for a renewal, and says of the rest why not.
+fn may_be_expired(peer: &Peer) -> Result<(), AuthError> {
+    match peer {
+        Peer::Verified(_) | Peer::Rejected(Rejection::Expired, Some(_)) => Ok(()),
+        Peer::None => Err(AuthError::CertificateRequired),
+        Peer::Rejected(Rejection::Expired, None) => Err(AuthError::CertificateExpired),
+        Peer::Rejected(Rejection::NotYetValid, _) => Err(AuthError::CertificateNotYetValid),
+        Peer::Rejected(Rejection::UntrustedIssuer | Rejection::WrongUse | Rejection::Malformed, _) => {
+            Err(AuthError::CertificateUntrusted)
+        }
+    }
+}

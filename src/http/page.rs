@@ -1,0 +1,124 @@
+//! Pages of lists. A cursor holds the key after which the next page begins, and a seal of the query it belongs to
+//! (route and filters): with another query it is `bad-cursor`. It is opaque, not secret: whoever edits it asks for
+//! another page of what they may see anyway.
+//!
+//! Keys must be unique and in the order of the list, so that rows inserted meanwhile neither repeat nor hide others.
+
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::ApiError;
+use crate::wire::Page;
+use crate::wire::problem::Slug;
+
+pub const LIMIT_DEFAULT: u32 = 100;
+pub const LIMIT_MAX: u32 = 1_000;
+/// Longer cursors than any key makes are not decoded.
+const CURSOR_MAX: usize = 1_024;
+
+type Seal = [u8; 8];
+
+/// One request for a page.
+#[derive(Debug)]
+pub struct Paging<K> {
+    limit: u32,
+    /// The key of the last row of the page before.
+    pub after: Option<K>,
+    seal: Seal,
+}
+
+impl<K: Serialize + DeserializeOwned> Paging<K> {
+    /// `route` and `filters` are what the cursor is sealed with: everything that decides which rows are in the list
+    /// and their order, but not `limit` and `cursor`.
+    pub fn new(
+        route: &str,
+        filters: &impl Serialize,
+        limit: Option<u32>,
+        cursor: Option<&str>,
+    ) -> Result<Self, ApiError> {
+        let limit = limit.unwrap_or(LIMIT_DEFAULT);
+        if !(1..=LIMIT_MAX).contains(&limit) {
+            return Err(ApiError::field("?limit", format!("1 to {LIMIT_MAX}")));
+        }
+        let seal = seal(route, filters)?;
+        let after = cursor.map(|cursor| open(cursor, seal).ok_or_else(bad_cursor)).transpose()?;
+        Ok(Self { limit, after, seal })
+    }
+
+    /// How many rows to fetch: one more than the page has, to know whether there is another.
+    pub fn fetch(&self) -> i64 {
+        i64::from(self.limit) + 1
+    }
+
+    /// Makes the page of what was fetched.
+    pub fn page<T>(&self, mut items: Vec<T>, key: impl Fn(&T) -> K) -> Page<T> {
+        let limit = self.limit as usize;
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).and_then(|last| close(&key(last), self.seal));
+        Page { items, next }
+    }
+}
+
+fn bad_cursor() -> ApiError {
+    ApiError::because(Slug::BadCursor, "Begin again without a cursor, or repeat the query that the cursor came from.")
+}
+
+fn seal(route: &str, filters: &impl Serialize) -> Result<Seal, ApiError> {
+    let filters = serde_json::to_vec(filters).map_err(|error| ApiError::internal(&error.to_string()))?;
+    let mut sum = Context::new(&SHA256);
+    sum.update(route.as_bytes());
+    sum.update(&[0]);
+    sum.update(&filters);
+    let mut seal = Seal::default();
+    seal.copy_from_slice(&sum.finish().as_ref()[..8]);
+    Ok(seal)
+}
+
+fn close(key: &impl Serialize, seal: Seal) -> Option<String> {
+    let mut bytes = seal.to_vec();
+    serde_json::to_writer(&mut bytes, key).ok()?;
+    Some(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+fn open<K: DeserializeOwned>(cursor: &str, seal: Seal) -> Option<K> {
+    if cursor.len() > CURSOR_MAX {
+        return None;
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
+    serde_json::from_slice(bytes.strip_prefix(&seal)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(filter: &str, limit: Option<u32>, cursor: Option<&str>) -> Result<Paging<(String, u64)>, Slug> {
+        Paging::new("/v1/things", &filter, limit, cursor).map_err(|error| error.slug())
+    }
+
+    #[test]
+    fn a_cursor_belongs_to_its_query() {
+        let first = ask("a", Some(2), None).unwrap();
+        assert_eq!((first.fetch(), &first.after), (3, &None));
+        let page = first.page(vec![1, 2, 3], |n| ("x".to_owned(), *n));
+        assert_eq!(page.items, [1, 2]);
+        let cursor = page.next.unwrap();
+        assert_eq!(ask("a", Some(9), Some(&cursor)).unwrap().after, Some(("x".to_owned(), 2)));
+        assert_eq!(ask("b", Some(2), Some(&cursor)).unwrap_err(), Slug::BadCursor);
+        for cursor in ["", "x", "AAAA", &cursor[1..], &format!("{cursor}AA"), &"A".repeat(2_000)] {
+            assert_eq!(ask("a", None, Some(cursor)).unwrap_err(), Slug::BadCursor, "{cursor}");
+        }
+    }
+
+    #[test]
+    fn the_last_page_has_no_next() {
+        let paging = ask("a", Some(2), None).unwrap();
+        assert_eq!(paging.page(vec![1, 2], |n| (String::new(), *n)).next, None);
+        assert_eq!(ask("a", Some(0), None).unwrap_err(), Slug::Invalid);
+        assert_eq!(ask("a", Some(1_001), None).unwrap_err(), Slug::Invalid);
+    }
+}

@@ -1,0 +1,87 @@
+//! One commit, from rows to verdicts: retried by the store while nothing was done, halved where the database refuses
+//! the data, and helped to the partitions it lacks. Bounded by one deadline over all of it; what is undecided then
+//! fails its requests, whose senders try again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::{Date, UtcOffset};
+use tokio::time::Instant;
+
+use super::batch::{Progress, Verdict};
+use crate::observe;
+use crate::store::readings::{self, NewReadings, RowOutcome};
+use crate::store::{Fault, FleetStore, StoreError};
+
+/// A missing partition is made and the insert tried again, so often in one commit. A second time can be needed when
+/// a commit is halved in between; more often, something else drops them.
+const PARTITION_ROUNDS_MAX: usize = 3;
+
+/// The rows' verdicts, and the error for those that have none.
+pub(super) struct Outcome {
+    pub verdicts: Vec<Option<Verdict>>,
+    pub error: Option<StoreError>,
+}
+
+/// Commits the rows, within `limit`.
+pub(super) async fn commit(store: &FleetStore, rows: Arc<NewReadings>, limit: Duration) -> Outcome {
+    let begun = Instant::now();
+    let mut progress = Progress::new(rows.len());
+    let mut rounds = 0;
+    let mut error = None;
+    while let Some(range) = progress.take() {
+        let left = limit.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            error = Some(StoreError::new("readings_commit", Fault::Unavailable, "no time is left for all the rows"));
+            break;
+        }
+        match readings::insert(store, &rows, range.clone(), left).await {
+            Ok(outcomes) => {
+                if outcomes.contains(&RowOutcome::Vanished) {
+                    let detail = "a row was in the way and is gone";
+                    error = Some(StoreError::new("readings_commit", Fault::Unknown, detail));
+                }
+                progress.committed(range, &outcomes);
+            }
+            Err(refused) if blames_rows(&refused) => {
+                if progress.refused(range) {
+                    observe::ingest::split();
+                } else {
+                    tracing::warn!(error = %refused, "the database refuses a reading");
+                }
+            }
+            Err(missing) if missing.fault == Fault::MissingPartition && rounds < PARTITION_ROUNDS_MAX => {
+                rounds += 1;
+                if let Err(failed) = make_partitions(store, &rows.ts[range.clone()]).await {
+                    error = Some(failed);
+                    break;
+                }
+                progress.again(range);
+            }
+            Err(failed) => {
+                error = Some(failed);
+                break;
+            }
+        }
+    }
+    Outcome { verdicts: progress.verdicts().to_vec(), error }
+}
+
+/// Would the neighbours of the culprit be stored without it?
+fn blames_rows(error: &StoreError) -> bool {
+    matches!(error.fault, Fault::Refused | Fault::Duplicate) && !error.blames_statement()
+}
+
+/// Outside the ingest transaction, one day after the other: as many as the time window has days, at most.
+async fn make_partitions(store: &FleetStore, times: &[time::OffsetDateTime]) -> Result<(), StoreError> {
+    let mut days: Vec<Date> = times.iter().map(|ts| ts.to_offset(UtcOffset::UTC).date()).collect();
+    days.sort_unstable();
+    days.dedup();
+    for day in days {
+        if readings::ensure_partition(store, day).await? {
+            observe::ingest::partition_made();
+            tracing::info!(%day, "made a partition of readings on demand");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! What sets a deployment up: schema, keys, the first operator. Used by the commands and by `everbeat dev`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Settings;
+use crate::domain::access::{Grants, Role};
+use crate::domain::random::Random;
+use crate::domain::time::Clock;
+use crate::identity::operators::{self, Mint};
+use crate::identity::{keys, pki};
+use crate::lifecycle::tasks::Tasks;
+use crate::store::changes::ChangeLog;
+use crate::store::{ControlStore, fleets, migrate, primary};
+
+/// How long a command waits for the primary.
+const PRIMARY_WAIT: Duration = Duration::from_secs(15);
+
+/// Whom a token is for. A role without a fleet counts everywhere.
+pub struct MintRequest {
+    pub subject: String,
+    pub roles: Vec<(Option<String>, Role)>,
+    pub ttl: Duration,
+}
+
+/// Applies the migrations on the primary.
+pub async fn migrate(settings: &Settings, _tasks: &Tasks) -> Result<(), String> {
+    let primary = primary::find_writable(&settings.store, PRIMARY_WAIT).await?;
+    migrate::migrate(&settings.store, &primary).await
+}
+
+/// Opens the control plane.
+pub async fn control(settings: &Settings, tasks: &Tasks, random: Random) -> Result<ControlStore, String> {
+    let mut watch = primary::track(settings.store.clone(), tasks);
+    let control = ControlStore::start(settings.store.clone(), watch.clone(), tasks, random);
+    primary::wait_for_primary(&mut watch, PRIMARY_WAIT)
+        .await
+        .ok_or("no primary answers: check database.hosts, and the users' passwords (`everbeat migrate` sets them)")?;
+    control.opened(PRIMARY_WAIT).await;
+    let schema = migrate::check(&control).await.map_err(|error| error.to_string())?;
+    schema.advice().map_or(Ok(control), |advice| Err(advice.to_owned()))
+}
+
+/// Makes the keys and publishes their public halves. With `join`, only compares.
+pub async fn init(
+    settings: &Settings,
+    tasks: &Tasks,
+    random: Random,
+    server_names: &[String],
+    join: bool,
+) -> Result<(), String> {
+    let control = control(settings, tasks, random).await?;
+    if join {
+        let ours = pki::load(&settings.pki_dir, settings.dev).map_err(|error| error.to_string())?;
+        return keys::check(&control, &ours.public_halves()).await.map_err(|error| error.to_string());
+    }
+    let halves = match pki::create(&settings.pki_dir, server_names, &Clock::System) {
+        Ok(halves) => halves,
+        // An init that died between the files and the database is finished; one that is complete is refused below.
+        Err(pki::PkiError::Exists { .. }) => {
+            pki::load(&settings.pki_dir, settings.dev).map_err(|error| error.to_string())?.public_halves()
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let log = ChangeLog::direct(control);
+    keys::publish(&log, &halves).await.map_err(|error| error.to_string())
+}
+
+/// Makes or changes an operator, and a token for them.
+pub async fn mint(
+    settings: &Settings,
+    tasks: &Tasks,
+    random: Random,
+    request: MintRequest,
+) -> Result<String, String> {
+    let control = control(settings, tasks, random).await?;
+    let pki = Arc::new(pki::load(&settings.pki_dir, settings.dev).map_err(|error| error.to_string())?);
+    keys::check(&control, &pki.public_halves()).await.map_err(|error| error.to_string())?;
+    let mut grants = Grants::default();
+    for (fleet, role) in &request.roles {
+        match fleet {
+            None => grants.everywhere = Some(*role),
+            Some(name) => {
+                let found = fleets::by_name(&control, name).await.map_err(|error| error.to_string())?;
+                let fleet = found.ok_or_else(|| format!("there is no fleet {name:?}"))?;
+                grants.fleets.insert(fleet.id, *role);
+            }
+        }
+    }
+    let grants = (!request.roles.is_empty()).then_some(grants);
+    let mint = Mint { subject: request.subject, grants, ttl: request.ttl };
+    let minted = operators::mint(&ChangeLog::direct(control), &pki, &Clock::System, mint).await;
+    minted.map(|minted| minted.text).map_err(|error| error.to_string())
+}
