@@ -133,6 +133,13 @@ create table events (
 create index events_xid on events (xid, id);
 create index events_device on events (device_id, id) where device_id is not null;
 
+-- One row: the last event, in (xid, id) order, that retention has dropped. A cursor before it has missed something.
+create table event_floor (
+  one boolean primary key default true check (one),
+  xid xid8 not null default '0',
+  id bigint not null default 0);
+insert into event_floor default values;
+
 create table idempotency_keys (
   caller text not null,
   route text not null,

@@ -38,6 +38,7 @@ grant select on changes, token_keys, tick, replicas, outages, presence, devices,
 grant insert, update on tick, replicas, presence to everbeat_lease;
 grant insert on events, outages, leader_effects to everbeat_lease;
 grant select on leader_effects, idempotency_keys to everbeat_lease;
+grant select, update on event_floor to everbeat_lease;
 grant delete on changes, events, leader_effects, outages, replicas, idempotency_keys to everbeat_lease;
 grant usage on all sequences in schema public to everbeat_lease;
 

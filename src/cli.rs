@@ -91,7 +91,7 @@ enum TokenCommand {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     // rustls would otherwise have to guess which of two providers a library meant.
-    let _ = rustls_provider();
+    let _ = crate::net::install_provider();
     let (clock, random) = (Clock::System, Random::from_os());
     let environment = |name: &str| config::secret_from_env(name).map(Into::into);
     match cli.command {
@@ -108,10 +108,6 @@ pub fn run() -> ExitCode {
         Command::Admin(args) => tool("warn", admin_cli::run(args, environment("EVERBEAT_TOKEN"), clock, random)),
         Command::Healthcheck { url } => plain(operate::healthcheck(url)),
     }
-}
-
-fn rustls_provider() -> Result<(), ()> {
-    crate::net::install_provider()
 }
 
 /// A command of an operator: a log for people, one error sentence, exit status 1.

@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::config::{self, Settings};
 use crate::domain::access::Role;
 use crate::domain::random::Random;
-use crate::domain::time::Clock;
 use crate::lifecycle::shutdown::Shutdown;
 use crate::lifecycle::tasks::Tasks;
 use crate::tools::deploy;
@@ -49,7 +48,7 @@ async fn with_tasks<T>(work: impl AsyncFnOnce(&Tasks) -> Result<T, String>) -> R
 
 pub(super) async fn migrate(files: &[PathBuf]) -> Result<(), String> {
     let settings = settings(files)?;
-    with_tasks(async |tasks| deploy::migrate(&settings, tasks).await).await?;
+    deploy::migrate(&settings).await?;
     say("the schema is up to date");
     Ok(())
 }
@@ -105,6 +104,6 @@ pub(super) fn config_print(files: &[PathBuf]) -> ExitCode {
 
 /// Ready: exit status 0.
 pub(super) async fn healthcheck(url: String) -> Result<(), String> {
-    let (status, body) = crate::client::plain_get(&url, Duration::from_secs(2), &Clock::System).await?;
+    let (status, body) = crate::client::plain_get(&url, Duration::from_secs(2)).await?;
     if status == 200 { Ok(()) } else { Err(format!("{status}: {}", body.trim())) }
 }

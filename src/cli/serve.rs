@@ -63,13 +63,12 @@ async fn until_drain(running: &Running, tasks: &Tasks, signals: &mut Signals) {
     loop {
         tokio::select! {
             () = tasks.shutdown().draining() => return,
-            () = signals.stop() => {
-                tracing::info!("draining");
-                return;
-            }
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
             _ = signals.reload.recv() => running.reload().await,
         }
     }
+    tracing::info!("draining");
 }
 
 /// Drains; a second signal aborts.

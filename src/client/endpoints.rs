@@ -28,8 +28,9 @@ impl Endpoints {
         if list.is_empty() {
             return Err(ClientError::Input("no endpoint: give at least one URL".to_owned()));
         }
-        let last = u32::try_from(list.len() - 1).unwrap_or(0);
-        let start = (0..last).find(|before| random.uniform(0.0, f64::from(last + 1 - before)) < 1.0).unwrap_or(last);
+        let count = u32::try_from(list.len()).unwrap_or(u32::MAX);
+        // Each in turn wins against those that are left: all have the same chance.
+        let start = (0..count).find(|index| random.uniform(0.0, f64::from(count - index)) < 1.0).unwrap_or(0);
         Ok(Self { current: AtomicUsize::new(start as usize), urls: list })
     }
 

@@ -21,6 +21,7 @@ pub mod exchange;
 mod keys;
 #[cfg(test)]
 pub(crate) mod loopback;
+mod plain;
 pub mod readings;
 pub mod retry;
 pub mod settings;
@@ -34,6 +35,7 @@ pub use admin::AdminClient;
 pub use device::DeviceClient;
 pub use enroll::Enrollment;
 pub use error::ClientError;
+pub use plain::plain_get;
 pub use readings::{Batch, Reading};
 pub use settings::{ClientSettings, Context};
 pub use state::{Identity, StateDir};

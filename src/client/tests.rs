@@ -130,6 +130,7 @@ async fn a_service_that_is_down_is_not_stormed() {
     let server = Server::start(&ca, |_| overloaded()).await;
     let mut context = context();
     context.settings.retry.budget_per_second = 0.0;
+    context.settings.retry.budget_max = 10.0;
     let http = http(&ca, context, &[&server.url]);
     for _ in 0..100 {
         http.send(&Call::get("/x")).await.unwrap_err();

@@ -4,6 +4,7 @@ use super::error::ApiError;
 use crate::identity::{AuthError, IdentityError};
 use crate::ingest::{DecodeError, IngestError};
 use crate::presence::PresenceError;
+use crate::store::changes::ChangeError;
 use crate::store::{Fault, StoreError};
 use crate::wire::problem::Slug;
 
@@ -22,6 +23,27 @@ impl From<StoreError> for ApiError {
             Fault::Duplicate | Fault::Refused => Self::internal(&error.to_string()),
         }
     }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::NotFound => Self::not_found(),
+            ChangeError::PreconditionFailed => {
+                Self::because(Slug::PreconditionFailed, "Read the resource again, and decide anew.")
+            }
+            ChangeError::Conflict(what) => Self::because(Slug::Conflict, sentence(what)),
+            ChangeError::KeyReused(what) => Self::because(Slug::IdempotencyConflict, sentence(what)),
+            ChangeError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// Lower modules write phrases; a detail is a sentence.
+fn sentence(phrase: &str) -> String {
+    let mut letters = phrase.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    first.into_iter().chain(letters).chain(['.']).collect()
 }
 
 impl From<AuthError> for ApiError {

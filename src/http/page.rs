@@ -53,6 +53,16 @@ impl<K: Serialize + DeserializeOwned> Paging<K> {
         i64::from(self.limit) + 1
     }
 
+    /// How many rows the page has at most.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// The cursor of the page that begins after `key`.
+    pub fn cursor(&self, key: &K) -> Option<String> {
+        close(key, self.seal)
+    }
+
     /// Makes the page of what was fetched.
     pub fn page<T>(&self, mut items: Vec<T>, key: impl Fn(&T) -> K) -> Page<T> {
         let limit = self.limit as usize;

@@ -35,6 +35,13 @@ impl IfMatch {
         Err(ApiError::because(Slug::PreconditionFailed, "Read the resource again, and decide anew."))
     }
 
+    /// [`Self::check`], and the version that the row must still have when it is changed; `None`: any.
+    pub fn expected(&self, row_version: i64) -> Result<Option<i64>, ApiError> {
+        self.check(row_version)?;
+        let any = self.0.as_ref().is_none_or(|tags| tags.iter().any(|tag| tag == "*"));
+        Ok((!any).then_some(row_version))
+    }
+
     fn of(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(IF_MATCH).iter().peekable();
         if values.peek().is_none() {
@@ -88,6 +95,13 @@ mod tests {
             assert_eq!(IfMatch::of(&headers).check(7).is_ok(), fits, "{text}");
         }
         assert!(IfMatch::of(&HeaderMap::new()).check(7).is_ok());
+        let expected = |text: &str| {
+            let headers = [(IF_MATCH, text.parse().unwrap())].into_iter().collect();
+            IfMatch::of(&headers).expected(7).map_err(|error| error.slug())
+        };
+        assert_eq!(expected("\"7\""), Ok(Some(7)));
+        assert_eq!(expected("*"), Ok(None));
+        assert_eq!(expected("\"6\""), Err(Slug::PreconditionFailed));
         assert_eq!(etag(7)[0].1, "\"7\"");
     }
 

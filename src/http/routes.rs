@@ -57,20 +57,118 @@ fn device_routes() -> Vec<Route<DeviceApi>> {
 
 #[rustfmt::skip] // a row is read as a whole
 fn admin_routes() -> Vec<Route<AdminApi>> {
-    use Action::{FleetRead, SelfRead, ServiceRead};
+    use Action::{FleetRead, SelfRead};
     use Method::Get;
     use Permission::{Operator, Public};
     let a = Port::Admin;
-    vec![
+    let mut routes = vec![
         Route::new(a, Get, "/openapi.json", Public, openapi::admin)
             .summary("This description.").answers_as(200, JSON, Shape::Any),
         Route::new(a, Get, "/v1/whoami", Operator(SelfRead), admin::whoami::get)
             .summary("The calling operator and their roles.").answers::<adm::WhoAmI>(200),
-        Route::new(a, Get, "/v1/fleets", Operator(FleetRead), admin::fleets::list)
+        Route::new(a, Get, "/v1/events", Operator(FleetRead), admin::events::list)
+            .summary("What happened, in the order to follow: each event once, none skipped.")
+            .query::<admin::events::EventsQuery>().answers::<adm::EventPage>(200),
+    ];
+    routes.extend(fleet_routes());
+    routes.extend(device_view_routes());
+    routes.extend(credential_routes());
+    routes.extend(service_routes());
+    routes
+}
+
+#[rustfmt::skip]
+fn fleet_routes() -> Vec<Route<AdminApi>> {
+    use Action::{FleetAdmin, FleetRead};
+    use Method::{Get, Post};
+    use Permission::Operator;
+    use admin::fleets;
+    let a = Port::Admin;
+    vec![
+        Route::new(a, Get, "/v1/fleets", Operator(FleetRead), fleets::list)
             .summary("The fleets that the operator sees, by name.")
-            .query::<admin::fleets::FleetsQuery>().lists::<adm::Fleet>(),
-        Route::new(a, Get, "/v1/leases", Operator(ServiceRead), admin::leases::list)
-            .summary("The leases of all duties.").query::<admin::leases::LeasesQuery>().lists::<adm::Lease>(),
+            .query::<fleets::FleetsQuery>().lists::<adm::Fleet>(),
+        Route::new(a, Post, "/v1/fleets", Operator(FleetAdmin), fleets::create)
+            .summary("Makes a fleet. Takes an admin of every fleet.")
+            .takes::<adm::NewFleet>().answers::<adm::Fleet>(201).idempotent_by_key(),
+        Route::new(a, Get, "/v1/fleets/{fleet}", Operator(FleetRead), fleets::get)
+            .summary("One fleet.").answers::<adm::Fleet>(200).versioned(),
+    ]
+}
+
+#[rustfmt::skip]
+fn device_view_routes() -> Vec<Route<AdminApi>> {
+    use Action::{FleetRead, FleetSteer};
+    use Method::{Get, Post};
+    use Permission::Operator;
+    use admin::{devices, presence, readings};
+    let a = Port::Admin;
+    vec![
+        Route::new(a, Get, "/v1/devices", Operator(FleetRead), devices::list)
+            .summary("Devices with their presence and their newest reading, in the order of their enrollment.")
+            .query::<devices::DevicesQuery>().lists::<adm::Device>(),
+        Route::new(a, Get, "/v1/devices/{device}", Operator(FleetRead), devices::get)
+            .summary("One device.").answers::<adm::Device>(200).versioned(),
+        Route::new(a, Post, "/v1/devices/{device}/suspend", Operator(FleetSteer), devices::suspend)
+            .summary("The device may not call until it is resumed. A repetition succeeds.")
+            .takes_maybe::<adm::Reason>().answers::<adm::Device>(200).versioned(),
+        Route::new(a, Post, "/v1/devices/{device}/resume", Operator(FleetSteer), devices::resume)
+            .summary("The device may call again. A repetition succeeds.")
+            .takes_maybe::<adm::Reason>().answers::<adm::Device>(200).versioned(),
+        Route::new(a, Get, "/v1/devices/{device}/presence", Operator(FleetRead), presence::get)
+            .summary("What is believed of the device, and why.").answers::<adm::Presence>(200),
+        Route::new(a, Get, "/v1/devices/{device}/readings", Operator(FleetRead), readings::list)
+            .summary("The device's readings, by time.")
+            .query::<readings::ReadingsQuery>().lists::<adm::Reading>(),
+        Route::new(a, Get, "/v1/devices/{device}/readings/latest", Operator(FleetRead), readings::latest)
+            .summary("The device's newest reading; 404 if it has none.").answers::<adm::Reading>(200),
+    ]
+}
+
+#[rustfmt::skip]
+fn credential_routes() -> Vec<Route<AdminApi>> {
+    use Action::{FleetRead, FleetSteer};
+    use Method::{Get, Post};
+    use Permission::Operator;
+    use admin::{certificates, enrollment_tokens};
+    let a = Port::Admin;
+    vec![
+        Route::new(a, Get, "/v1/devices/{device}/certificates", Operator(FleetRead), certificates::list)
+            .summary("The device's certificates, the newest first.")
+            .query::<certificates::CertificatesQuery>().lists::<adm::Certificate>(),
+        Route::new(a, Get, "/v1/certificates/{fingerprint}", Operator(FleetRead), certificates::get)
+            .summary("One certificate.").answers::<adm::Certificate>(200),
+        Route::new(a, Post, "/v1/certificates/{fingerprint}/revoke", Operator(FleetSteer), certificates::revoke)
+            .summary("Revokes a certificate, its descendants, and those of the same keys. A repetition succeeds.")
+            .takes_maybe::<adm::Reason>().answers::<adm::Revocation>(200),
+        Route::new(a, Get, "/v1/enrollment-tokens", Operator(FleetRead), enrollment_tokens::list)
+            .summary("Enrollment tokens, without their secrets.")
+            .query::<enrollment_tokens::TokensQuery>().lists::<adm::EnrollmentToken>(),
+        Route::new(a, Post, "/v1/enrollment-tokens", Operator(FleetSteer), enrollment_tokens::create)
+            .summary("Makes an enrollment token, and shows it once.")
+            .takes::<adm::NewEnrollmentToken>().answers::<adm::EnrollmentToken>(201).idempotent_by_key().secret(),
+        Route::new(a, Post, "/v1/enrollment-tokens/{token}/revoke", Operator(FleetSteer), enrollment_tokens::revoke)
+            .summary("Revokes an enrollment token; the devices it enrolled stay. A repetition succeeds.")
+            .answers::<adm::EnrollmentToken>(200),
+    ]
+}
+
+#[rustfmt::skip]
+fn service_routes() -> Vec<Route<AdminApi>> {
+    use Action::ServiceRead;
+    use Method::Get;
+    use Permission::Operator;
+    use admin::{leases, outages, replicas};
+    let a = Port::Admin;
+    vec![
+        Route::new(a, Get, "/v1/leases", Operator(ServiceRead), leases::list)
+            .summary("The leases of all duties.").query::<leases::LeasesQuery>().lists::<adm::Lease>(),
+        Route::new(a, Get, "/v1/replicas", Operator(ServiceRead), replicas::list)
+            .summary("The replicas, in the order of their starts.")
+            .query::<replicas::ReplicasQuery>().lists::<adm::Replica>(),
+        Route::new(a, Get, "/v1/outages", Operator(ServiceRead), outages::list)
+            .summary("The intervals in which silence proves nothing, the newest first.")
+            .query::<outages::OutagesQuery>().lists::<adm::Outage>(),
     ]
 }
 

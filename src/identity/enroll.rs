@@ -172,7 +172,7 @@ fn renewing(conn: &ConnInfo) -> Result<Arc<PeerCert>, AuthError> {
 }
 
 /// A UUIDv7 (RFC 9562, 5.7) of now.
-pub(super) fn new_id(clock: &Clock) -> Uuid {
+pub fn new_id(clock: &Clock) -> Uuid {
     let micros = u64::try_from(unix_us(clock.wall())).unwrap_or(0);
     let nanos = u32::try_from(micros % 1_000_000).unwrap_or(0) * 1_000;
     Uuid::new_v7(Timestamp::from_unix(NoContext, micros / 1_000_000, nanos))

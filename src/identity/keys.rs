@@ -22,6 +22,12 @@ pub async fn publish(log: &ChangeLog, halves: &PublicHalves) -> Result<(), Publi
     keys::publish(log, rows(halves)).await
 }
 
+/// Does the database publish any key?
+pub async fn any(control: &ControlStore) -> Result<bool, StoreError> {
+    let published = keys::load(control).await?;
+    Ok(!published.certificates.is_empty() || !published.token_keys.is_empty())
+}
+
 /// `init --join` and `serve`: every key of the files must be one that the database publishes. The database may have
 /// more, while keys are being replaced.
 pub async fn check(control: &ControlStore, halves: &PublicHalves) -> Result<(), KeysError> {

@@ -38,7 +38,7 @@ use crate::store::{PrimaryWatch, StoreSettings};
 
 pub use crate::store::devices::{DeviceRecord, DeviceState};
 pub use authn::{DeviceCaller, OperatorCaller};
-pub use enroll::Csr;
+pub use enroll::{Csr, new_id};
 pub use error::{AuthError, IdentityError};
 pub use records::CacheSettings;
 

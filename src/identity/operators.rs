@@ -14,6 +14,7 @@ use crate::domain::ids::{FleetId, OperatorId};
 use crate::domain::time::Clock;
 use crate::store::changes::{ChangeError, ChangeLog};
 use crate::store::enrollment::{self, NewToken, TokenFilter, TokenRow};
+use crate::store::idempotency::{Made, Once};
 use crate::store::operators::{self, NewOperatorToken, Subject};
 
 /// For whom a token is minted, and for how long.
@@ -83,6 +84,18 @@ pub async fn create_enrollment_token(
     clock: &Clock,
     request: EnrollmentTokenRequest,
 ) -> Result<(TokenRow, String), ChangeError> {
+    let (row, text) = create_once(log, (pki, clock), request, None).await?;
+    // Without a key nothing is repeated.
+    Ok((row, text.ok_or(ChangeError::NotFound)?))
+}
+
+/// The text is missing when `once` repeats an earlier request.
+async fn create_once(
+    log: &ChangeLog,
+    (pki, clock): (&super::pki::Pki, &Clock),
+    request: EnrollmentTokenRequest,
+    once: Option<Once>,
+) -> Result<(TokenRow, Option<String>), ChangeError> {
     let unlucky = |_| ChangeError::Conflict("no randomness for a secret");
     let token = enrollment_token::generate(pki.pin).map_err(unlucky)?;
     let new = NewToken {
@@ -94,10 +107,13 @@ pub async fn create_enrollment_token(
         expires_at: clock.wall() + request.expires_in,
         created_by: request.by,
     };
-    enrollment::create(log, new).await?;
-    let filter = TokenFilter { id: Some(token.id().to_owned()), ..TokenFilter::default() };
+    let (id, text) = match enrollment::create(log, new, once).await? {
+        Made::Now(id) => (id, Some(token.to_string())),
+        Made::Before(id) => (id, None),
+    };
+    let filter = TokenFilter { id: Some(id), ..TokenFilter::default() };
     let row = enrollment::list(log.control(), filter, 1).await?.pop().ok_or(ChangeError::NotFound)?;
-    Ok((row, token.to_string()))
+    Ok((row, text))
 }
 
 impl Identity {
@@ -107,6 +123,15 @@ impl Identity {
         request: EnrollmentTokenRequest,
     ) -> Result<(TokenRow, String), ChangeError> {
         create_enrollment_token(&self.0.log, &self.0.pki, &self.0.clock, request).await
+    }
+
+    /// The same for a request that may carry an idempotency key; the text is missing when it is a repetition.
+    pub async fn create_enrollment_token_once(
+        &self,
+        request: EnrollmentTokenRequest,
+        once: Option<Once>,
+    ) -> Result<(TokenRow, Option<String>), ChangeError> {
+        create_once(&self.0.log, (&self.0.pki, &self.0.clock), request, once).await
     }
 
     /// [`mint`], with what this replica has.

@@ -42,3 +42,11 @@ pub use settings::{
     ClientAuth, ConnectionSettings, ListenerSettings, Network, NotANetwork, TlsSettings, UnverifiedSettings,
 };
 pub use tls::TlsError;
+
+/// Names the process's cryptography: aws-lc-rs. A second call changes nothing.
+///
+/// # Errors
+/// When another was named before.
+pub fn install_provider() -> Result<(), ()> {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(drop)
+}

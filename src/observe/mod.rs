@@ -56,7 +56,6 @@ pub const CATALOGUE: &[&[Metric]] = &[
     process::METRICS,
     store::METRICS,
 ];
-pub const CATALOGUE: &[&[Metric]] = &[ingest::METRICS, net::METRICS, process::METRICS, store::METRICS];
 
 /// Upper bounds of latency buckets, in seconds: from a cached answer to the longest deadline.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -91,8 +90,6 @@ fn describe() {
     ingest::zero();
     net::zero();
     presence::zero();
-    ingest::zero();
-    net::zero();
     store::zero();
 }
 

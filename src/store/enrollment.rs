@@ -16,6 +16,7 @@ use super::credentials::{self, NewCredential, Origin};
 use super::devices::DeviceState;
 use super::error::StoreError;
 use super::fleets;
+use super::idempotency::{self, Made, Once};
 use crate::domain::ids::{DeviceId, FleetId};
 use crate::domain::presence::{Cause, State};
 
@@ -263,11 +264,14 @@ pub struct NewToken {
     pub created_by: String,
 }
 
-/// Records a token.
-pub async fn create(log: &ChangeLog, new: NewToken) -> Result<(), ChangeError> {
+/// Records a token; its id.
+pub async fn create(log: &ChangeLog, new: NewToken, once: Option<Once>) -> Result<Made<String>, ChangeError> {
     log.write("enrollment_token_create", move |c| {
-        let new = new.clone();
+        let (new, once) = (new.clone(), once.clone());
         Box::pin(async move {
+            if let Some(made) = idempotency::claim(c, once.as_ref(), &new.id).await? {
+                return Ok(Made::Before(made));
+            }
             if !fleets::exists(c, new.fleet.0).await? {
                 return refuse(ChangeError::NotFound);
             }
@@ -288,7 +292,7 @@ pub async fn create(log: &ChangeLog, new: NewToken) -> Result<(), ChangeError> {
             append(c, ChangeKind::EnrollmentToken, &new.id).await?;
             let detail = json!({ "id": new.id, "uses_max": new.uses_max, "by": new.created_by });
             changes::record(c, &token_event("enrollment_token.created", new.fleet.0, detail)).await?;
-            Ok(())
+            Ok(Made::Now(new.id))
         })
     })
     .await

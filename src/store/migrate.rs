@@ -2,6 +2,7 @@
 //! their passwords; everything else only checks that the schema is the one this binary was built for.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection};
@@ -63,6 +64,25 @@ pub async fn migrate(settings: &StoreSettings, host: &(String, u16)) -> Result<(
                 .await
                 .map_err(|error| format!("cannot prepare the {} user: {error}", plane.as_str()))?;
         }
+    }
+    let _ = connection.close().await;
+    Ok(())
+}
+
+/// Creates the settings' database if there is none.
+///
+/// # Errors
+/// A sentence for the operator.
+pub async fn create_database(settings: &StoreSettings, limit: Duration) -> Result<(), String> {
+    let mut elsewhere = settings.clone();
+    "postgres".clone_into(&mut elsewhere.database);
+    let host = super::primary::find_writable(&elsewhere, limit).await?;
+    let owner = settings.owner.as_ref().ok_or("database.owner is not set")?;
+    let say = |error: sqlx::Error| format!("cannot create the database: {error}");
+    let mut connection = connect_options(&elsewhere, &host, owner).connect().await.map_err(say)?;
+    let known = sqlx::query("select from pg_database where datname = $1").bind(&settings.database);
+    if connection.fetch_optional(known).await.map_err(say)?.is_none() {
+        run(&mut connection, format!("create database {}", quoted(&settings.database))).await.map_err(say)?;
     }
     let _ = connection.close().await;
     Ok(())

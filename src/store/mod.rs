@@ -8,14 +8,18 @@
 
 pub mod changes;
 pub mod control;
+pub mod credential_views;
 pub mod credentials;
+pub mod device_views;
 pub mod devices;
 pub mod enrollment;
 pub mod error;
+pub mod event_views;
 pub mod fleet;
 pub mod fleets;
 pub mod follow;
 mod gate;
+pub mod idempotency;
 pub mod keys;
 pub mod leases;
 pub mod migrate;
@@ -24,6 +28,7 @@ pub mod partitions;
 pub mod presence;
 pub mod primary;
 pub mod readings;
+pub mod replica_views;
 pub mod session;
 pub mod settings;
 pub mod statement;

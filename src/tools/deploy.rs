@@ -24,9 +24,20 @@ pub struct MintRequest {
 }
 
 /// Applies the migrations on the primary.
-pub async fn migrate(settings: &Settings, _tasks: &Tasks) -> Result<(), String> {
+pub async fn migrate(settings: &Settings) -> Result<(), String> {
     let primary = primary::find_writable(&settings.store, PRIMARY_WAIT).await?;
     migrate::migrate(&settings.store, &primary).await
+}
+
+/// Creates the database of the settings if there is none.
+pub async fn create_database(settings: &Settings) -> Result<(), String> {
+    migrate::create_database(&settings.store, PRIMARY_WAIT).await
+}
+
+/// Does the database hold the public halves of any keys yet?
+pub async fn published(settings: &Settings, tasks: &Tasks, random: Random) -> Result<bool, String> {
+    let control = control(settings, tasks, random).await?;
+    keys::any(&control).await.map_err(|error| error.to_string())
 }
 
 /// Opens the control plane.
@@ -57,7 +68,7 @@ pub async fn init(
     let halves = match pki::create(&settings.pki_dir, server_names, &Clock::System) {
         Ok(halves) => halves,
         // An init that died between the files and the database is finished; one that is complete is refused below.
-        Err(pki::PkiError::Exists { .. }) => {
+        Err(pki::PkiError::Exists(_)) => {
             pki::load(&settings.pki_dir, settings.dev).map_err(|error| error.to_string())?.public_halves()
         }
         Err(error) => return Err(error.to_string()),

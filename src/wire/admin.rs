@@ -73,6 +73,40 @@ pub struct Presence {
     /// The interval that the device's silence is judged by.
     pub promised_interval_s: f64,
     pub status_seq: i64,
+    /// In `…/presence` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+}
+
+/// The evidence behind a presence.
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Why {
+    /// The cause, in a sentence.
+    pub because: String,
+    /// Silence counts from here: the last contact, the end of a planned sleep, or the end of an outage of ours.
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub silent_from: OffsetDateTime,
+    /// When it becomes suspect if nothing is heard; null where it cannot.
+    #[serde(with = "super::timestamp::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub suspect_at: Option<OffsetDateTime>,
+    /// When it becomes offline if nothing is heard; null where it cannot.
+    #[serde(with = "super::timestamp::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub offline_at: Option<OffsetDateTime>,
+    /// A planned sleep: silence before this was agreed upon.
+    #[serde(with = "super::timestamp::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub promised_until: Option<OffsetDateTime>,
+    /// The replica that heard the device last.
+    pub heard_by: Option<Uuid>,
+    /// The last outage of ours that ended after the last contact.
+    pub outage: Option<Outage>,
+    /// Up to here silence is judged: the last proof that we could hear. Null: there was none yet.
+    #[serde(with = "super::timestamp::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub judged_through: Option<OffsetDateTime>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
@@ -85,6 +119,15 @@ pub struct Reading {
     #[serde(with = "super::timestamp")]
     #[schema(value_type = String, format = DateTime)]
     pub received_at: OffsetDateTime,
+}
+
+/// `POST /v1/certificates/{fingerprint}/revoke`
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct Revocation {
+    pub certificate: Certificate,
+    /// Fingerprints that were valid before and are not any more: the certificate, its descendants, and those of the
+    /// same keys. Empty: all of them had been revoked before.
+    pub revoked: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
@@ -116,7 +159,7 @@ pub struct Reason {
 }
 
 /// `POST /v1/enrollment-tokens`
-#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewEnrollmentToken {
     /// The fleet's name.
@@ -147,6 +190,20 @@ pub struct EnrollmentToken {
     /// Only in the answer that makes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// In the answer to a repeated `Idempotency-Key`: why `token` is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_omitted: Option<String>,
+}
+
+/// A page of `/v1/events`.
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct EventPage {
+    #[schema(max_items = 1000)]
+    pub items: Vec<Event>,
+    /// Give it as `cursor` to get the next page; null on the last one.
+    pub next: Option<String>,
+    /// Give it as `cursor` later, to go on with what will have happened by then. Null in descending order.
+    pub resume: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]

@@ -92,6 +92,9 @@ pub enum ChangeError {
     /// The present state does not allow it; the sentence is for the caller.
     #[error("{0}")]
     Conflict(&'static str),
+    /// The idempotency key was used otherwise, or is in use; the sentence is for the caller.
+    #[error("{0}")]
+    KeyReused(&'static str),
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -1,4 +1,4 @@
--- trim_events: drops old events, under the fence
+-- trim_events: drops old events, under the fence, and says up to where
 -- $1 role, $2 epoch, $3 timeline, $4 age in ms, $5 rows at most
 with fence as (
   select role, epoch, timeline from leader_epoch
@@ -7,7 +7,11 @@ due as materialized (
   select o.id from (select id, at from events order by id limit $5::bigint) o
   where o.at < clock_timestamp() - $4::bigint * interval '1 millisecond'),
 gone as (
-  delete from events t using due, fence where t.id = due.id returning 1),
+  delete from events t using due, fence where t.id = due.id returning t.xid, t.id),
+floor as (
+  update event_floor f set xid = g.xid, id = g.id
+  from (select xid, id from gone order by xid desc, id desc limit 1) g
+  where (f.xid, f.id) < (g.xid, g.id)),
 noted as (
   insert into leader_effects (seq, role, epoch, timeline, kind, rows)
   select nextval('leader_effect_seq'), fence.role, fence.epoch, fence.timeline, 'events.trimmed',

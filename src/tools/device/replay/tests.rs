@@ -40,7 +40,8 @@ fn stores(stored: &Stored, seen: &Seen, loses: bool) -> Said {
         }
     }
     let status = if rejected.is_empty() { 200 } else { 207 };
-    let answer = json!({"stored": fresh, "duplicates": duplicates, "rejected_total": rejected.len(), "rejected": rejected});
+    let answer =
+        json!({"stored": fresh, "duplicates": duplicates, "rejected_total": rejected.len(), "rejected": rejected});
     if loses { None } else { says(status, &answer) }
 }
 

@@ -1,0 +1,92 @@
+//! `/v1/devices/{device}/certificates`, `/v1/certificates/{fingerprint}`, `…/revoke`
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::devices::checked;
+use super::resolve;
+use crate::domain::ids::Fingerprint;
+use crate::domain::time::{from_unix_us, unix_us};
+use crate::http::api::AdminApi;
+use crate::http::authn::Operator;
+use crate::http::error::ApiError;
+use crate::http::extract::{OptionalJson, PathOf, Query};
+use crate::http::page::Paging;
+use crate::http::reference::DeviceRef;
+use crate::store::credential_views::{self, CredentialFilter, CredentialView};
+use crate::store::credentials;
+use crate::wire::Page;
+use crate::wire::admin::{Certificate, Reason, Revocation};
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct CertificatesQuery {
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+pub async fn list(
+    State(api): State<AdminApi>,
+    operator: Operator,
+    PathOf(device): PathOf<DeviceRef>,
+    Query(asked): Query<CertificatesQuery>,
+) -> Result<Json<Page<Certificate>>, ApiError> {
+    let device = resolve::device(&api, &operator, device).await?.id;
+    let paging = Paging::<(i64, String)>::new(
+        "/v1/devices/{device}/certificates",
+        &device,
+        asked.limit,
+        asked.cursor.as_deref(),
+    )?;
+    let before = paging.after.as_ref().and_then(|(at, print)| Some((from_unix_us(*at)?, print.parse().ok()?)));
+    let filter = CredentialFilter { device: Some(device), before, ..CredentialFilter::default() };
+    let rows = credential_views::list(&api.store, filter, paging.fetch()).await?;
+    let Page { items, next } = paging.page(rows, |row| (unix_us(row.created_at), row.fingerprint.to_string()));
+    Ok(Json(Page { items: items.into_iter().map(Certificate::from).collect(), next }))
+}
+
+pub async fn get(
+    State(api): State<AdminApi>,
+    operator: Operator,
+    PathOf(print): PathOf<Fingerprint>,
+) -> Result<Json<Certificate>, ApiError> {
+    Ok(Json(find(&api, &operator, print).await?.into()))
+}
+
+/// A repetition succeeds.
+pub async fn revoke(
+    State(api): State<AdminApi>,
+    operator: Operator,
+    PathOf(print): PathOf<Fingerprint>,
+    OptionalJson(reason): OptionalJson<Reason>,
+) -> Result<Json<Revocation>, ApiError> {
+    find(&api, &operator, print).await?;
+    let (reason, by) = (checked(reason)?, operator.caller().subject.clone());
+    let revoked = credentials::revoke(api.identity.log(), print, reason, by).await?;
+    let certificate = find(&api, &operator, print).await?.into();
+    let revoked = revoked.fingerprints.iter().map(Fingerprint::to_string).collect();
+    Ok(Json(Revocation { certificate, revoked }))
+}
+
+async fn find(api: &AdminApi, operator: &Operator, print: Fingerprint) -> Result<CredentialView, ApiError> {
+    let view = credential_views::one(&api.store, print).await?.ok_or_else(ApiError::not_found)?;
+    operator.allow(view.fleet)?;
+    Ok(view)
+}
+
+impl From<CredentialView> for Certificate {
+    fn from(view: CredentialView) -> Self {
+        Self {
+            fingerprint: view.fingerprint.to_string(),
+            device_id: view.device.0,
+            parent: view.parent.map(|parent| parent.to_string()),
+            not_before: view.not_before,
+            not_after: view.not_after,
+            revoked_at: view.revoked_at,
+            revoke_reason: view.revoke_reason,
+        }
+    }
+}
