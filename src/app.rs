@@ -56,8 +56,12 @@ impl Running {
     pub async fn reload(&self) {
         for handle in &self.tls {
             match handle.reload().await {
-                Ok(outcome) => tracing::info!(listener = handle.listener().as_str(), ?outcome, "certificates read again"),
-                Err(error) => tracing::error!(listener = handle.listener().as_str(), %error, "certificates not reloaded"),
+                Ok(outcome) => {
+                    tracing::info!(listener = handle.listener().as_str(), ?outcome, "certificates read again")
+                }
+                Err(error) => {
+                    tracing::error!(listener = handle.listener().as_str(), %error, "certificates not reloaded")
+                }
             }
         }
     }

@@ -166,7 +166,10 @@ fn rules(keys: &Keys, check: &mut Checker) {
     check.rule(keys.replica.drain_limit_s > 0, "replica.drain_limit_s: at least 1");
     check.rule(!keys.devices.endpoints.is_empty(), "devices.endpoints: name at least one");
     for endpoint in &keys.devices.endpoints {
-        check.rule(endpoint.starts_with("https://"), &format!("devices.endpoints: {endpoint:?} must begin with https://"));
+        check.rule(
+            endpoint.starts_with("https://"),
+            &format!("devices.endpoints: {endpoint:?} must begin with https://"),
+        );
     }
 }
 

@@ -175,9 +175,9 @@ async fn prepare(settings: &Settings, place: &Place, random: Random) -> Result<S
         deploy::create_database(settings).await?;
         deploy::migrate(settings).await?;
         if deploy::published(settings, &tasks, random.clone()).await? {
-            deploy::init(settings, &tasks, random.clone(), &[], true).await.map_err(|error| {
-                format!("{error}; remove {} to begin anew", place.root().display())
-            })?;
+            deploy::init(settings, &tasks, random.clone(), &[], true)
+                .await
+                .map_err(|error| format!("{error}; remove {} to begin anew", place.root().display()))?;
         } else {
             let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
             deploy::init(settings, &tasks, random.clone(), &names, false).await?;

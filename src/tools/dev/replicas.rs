@@ -29,8 +29,7 @@ pub(super) struct Ports {
 impl Ports {
     /// Says which port is taken, and which option moves it.
     pub(super) fn check_free(&self) -> Result<(), String> {
-        for (first, option) in
-            [(self.device, "--device-port"), (self.admin, "--admin-port"), (self.ops, "--ops-port")]
+        for (first, option) in [(self.device, "--device-port"), (self.admin, "--admin-port"), (self.ops, "--ops-port")]
         {
             for index in 0..self.count {
                 let port = first.checked_add(index).ok_or_else(|| format!("{option}: too high"))?;
@@ -62,10 +61,7 @@ impl Ports {
         };
         let overlay = Overlay {
             pki: PkiKeys { dir: place.path("pki") },
-            devices: DeviceKeys {
-                addr: format!("127.0.0.1:{}", self.device + index),
-                endpoints: self.device_urls(),
-            },
+            devices: DeviceKeys { addr: format!("127.0.0.1:{}", self.device + index), endpoints: self.device_urls() },
             admin: AddrKeys { addr: format!("127.0.0.1:{}", self.admin + index) },
             ops: AddrKeys { addr: format!("127.0.0.1:{}", self.ops + index) },
             database: DatabaseKeys {
