@@ -56,8 +56,12 @@ impl Running {
     pub async fn reload(&self) {
         for handle in &self.tls {
             match handle.reload().await {
-                Ok(outcome) => tracing::info!(listener = handle.listener().as_str(), ?outcome, "certificates read again"),
-                Err(error) => tracing::error!(listener = handle.listener().as_str(), %error, "certificates not reloaded"),
+                Ok(outcome) => {
+                    tracing::info!(listener = handle.listener().as_str(), ?outcome, "certificates read again");
+                }
+                Err(error) => {
+                    tracing::error!(listener = handle.listener().as_str(), %error, "certificates not reloaded");
+                }
             }
         }
     }
@@ -230,7 +234,7 @@ type IdentityGround<'a> = (&'a Stores, ChangeLog, Arc<Pki>, ReplicaId, &'a Readi
 fn start_identity(settings: &Settings, ground: &Ground, parts: IdentityGround<'_>) -> Identity {
     let (stores, log, pki, replica, readiness) = parts;
     let parts = identity::Parts {
-        settings: IdentitySettings { endpoints: settings.endpoints.clone(), caches: settings.caches.clone() },
+        settings: IdentitySettings { endpoints: settings.endpoints.clone(), caches: settings.caches },
         store: settings.store.clone(),
         log,
         primary: stores.primary.clone(),

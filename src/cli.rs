@@ -91,7 +91,7 @@ enum TokenCommand {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     // rustls would otherwise have to guess which of two providers a library meant.
-    let _ = crate::net::install_provider();
+    crate::net::install_provider();
     let (clock, random) = (Clock::System, Random::from_os());
     let environment = |name: &str| config::secret_from_env(name).map(Into::into);
     match cli.command {

@@ -90,6 +90,7 @@ impl Seen {
 /// What a server says; `None`: it hangs up without an answer.
 pub(crate) type Said = Option<Response<Full<Bytes>>>;
 
+#[expect(clippy::unnecessary_wraps, reason = "the type of all that a server may say")]
 pub(crate) fn says(status: u16, body: &Value) -> Said {
     let media = if status < 300 { "application/json" } else { "application/problem+json" };
     let response = Response::builder().status(status).header("content-type", media);

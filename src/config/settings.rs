@@ -118,10 +118,10 @@ fn build(keys: &Keys, check: &mut Checker) -> Option<Settings> {
         dev: keys.replica.dev,
         pki_dir: PathBuf::from(&keys.pki.dir),
         device_addr: device_addr?,
-        device_listener: Arc::new(device_listener?),
+        device_listener: Arc::new(device_listener),
         endpoints: keys.devices.endpoints.clone(),
         admin_addr: admin_addr?,
-        admin_listener: Arc::new(admin_listener?),
+        admin_listener: Arc::new(admin_listener),
         admin_client_auth: admin_client_auth?,
         ops_addr: ops_addr?,
         ops_connections: Arc::new(ops_connections(keys)),
@@ -166,7 +166,10 @@ fn rules(keys: &Keys, check: &mut Checker) {
     check.rule(keys.replica.drain_limit_s > 0, "replica.drain_limit_s: at least 1");
     check.rule(!keys.devices.endpoints.is_empty(), "devices.endpoints: name at least one");
     for endpoint in &keys.devices.endpoints {
-        check.rule(endpoint.starts_with("https://"), &format!("devices.endpoints: {endpoint:?} must begin with https://"));
+        check.rule(
+            endpoint.starts_with("https://"),
+            &format!("devices.endpoints: {endpoint:?} must begin with https://"),
+        );
     }
 }
 
@@ -179,11 +182,11 @@ fn peers(key: &str, texts: &[String], check: &mut Checker) -> Vec<crate::net::Ne
     texts.iter().filter_map(|text| check.parse(key, text, "an address or a network such as 10.1.0.0/16")).collect()
 }
 
-fn device_listener(keys: &Keys, check: &mut Checker) -> Option<ListenerSettings> {
+fn device_listener(keys: &Keys, check: &mut Checker) -> ListenerSettings {
     let d = &keys.devices;
     check.rule(d.connections_max > 0 && d.handshakes_max > 0, "devices: connections_max and handshakes_max at least 1");
     let times = [d.first_request_deadline_ms, d.idle_max_ms, d.age_max_ms, d.linger_ms];
-    Some(ListenerSettings {
+    ListenerSettings {
         connections: connections(times, d.connections_max),
         handshakes_max: d.handshakes_max,
         handshake_deadline: Duration::from_millis(d.handshake_deadline_ms),
@@ -193,14 +196,14 @@ fn device_listener(keys: &Keys, check: &mut Checker) -> Option<ListenerSettings>
             requests_max: d.unverified_requests_max,
         },
         proxy_peers: peers("devices.proxy_peers", &d.proxy_peers, check),
-    })
+    }
 }
 
-fn admin_listener(keys: &Keys, check: &mut Checker) -> Option<ListenerSettings> {
+fn admin_listener(keys: &Keys, check: &mut Checker) -> ListenerSettings {
     let a = &keys.admin;
     check.rule(a.connections_max > 0 && a.handshakes_max > 0, "admin: connections_max and handshakes_max at least 1");
     let times = [a.first_request_deadline_ms, a.idle_max_ms, a.age_max_ms, a.linger_ms];
-    Some(ListenerSettings {
+    ListenerSettings {
         connections: connections(times, a.connections_max),
         handshakes_max: a.handshakes_max,
         handshake_deadline: Duration::from_millis(a.handshake_deadline_ms),
@@ -210,7 +213,7 @@ fn admin_listener(keys: &Keys, check: &mut Checker) -> Option<ListenerSettings> 
             requests_max: u64::MAX,
         },
         proxy_peers: peers("admin.proxy_peers", &a.proxy_peers, check),
-    })
+    }
 }
 
 fn ops_connections(keys: &Keys) -> ConnectionSettings {

@@ -177,6 +177,7 @@ mod tests {
         (Coherent::new(observe::Cache::Device, 100, position.clone()), position)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the type of a load's outcome")]
     fn answer(text: &str) -> Result<Loaded<String>, StoreError> {
         Ok(Loaded { timeline: TIMELINE, row: Some(text.to_owned()) })
     }

@@ -94,7 +94,7 @@ impl Identity {
             clock: parts.clock.clone(),
             random: parts.random,
         };
-        tasks.essential("change-log", follower.run(parts.primary, tasks.shutdown().clone()));
+        tasks.foundation("change-log", follower.run(parts.primary, tasks.shutdown().clone()));
         Self(Arc::new(Inner {
             records,
             freshness,

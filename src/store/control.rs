@@ -230,7 +230,7 @@ fn build(settings: &StoreSettings, host: &(String, u16)) -> ControlPool {
     let pool = PgPoolOptions::new()
         .max_connections(u32::try_from(settings.control_connections_max).unwrap_or(1))
         .acquire_timeout(settings.connect_deadline)
-        .idle_timeout(Duration::from_secs(300))
+        .idle_timeout(Duration::from_mins(5))
         .connect_lazy_with(connect_options(settings, host, &settings.control));
     ControlPool { pool, gate: Gate::new("control") }
 }

@@ -19,7 +19,7 @@ use crate::observe;
 /// Between two rounds of probes. With the deadline below, a new primary is followed within 2 s of being writable.
 const ROUND: Duration = Duration::from_millis(500);
 /// One probe: connect if need be, and one statement.
-const PROBE_DEADLINE: Duration = Duration::from_millis(1_000);
+const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// A primary that misses this many rounds is not offered to anybody until it answers again.
 const MISSES_MAX: u32 = 2;
 

@@ -78,12 +78,7 @@ pub async fn init(
 }
 
 /// Makes or changes an operator, and a token for them.
-pub async fn mint(
-    settings: &Settings,
-    tasks: &Tasks,
-    random: Random,
-    request: MintRequest,
-) -> Result<String, String> {
+pub async fn mint(settings: &Settings, tasks: &Tasks, random: Random, request: MintRequest) -> Result<String, String> {
     let control = control(settings, tasks, random).await?;
     let pki = Arc::new(pki::load(&settings.pki_dir, settings.dev).map_err(|error| error.to_string())?);
     keys::check(&control, &pki.public_halves()).await.map_err(|error| error.to_string())?;

@@ -1,5 +1,8 @@
 //! What tests share: a PostgreSQL cluster of their own, a database for each test, and the production wiring on it.
 #![expect(dead_code, reason = "each test binary uses its own part of this module")]
+#![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
+
+pub mod admin;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -111,7 +111,7 @@ impl ChangeLog {
     pub fn start(control: ControlStore, tasks: &Tasks) -> Self {
         let bell = Arc::new(Notify::new());
         let (wake, store, shutdown) = (bell.clone(), control.clone(), tasks.shutdown().clone());
-        tasks.essential("doorbell", async move {
+        tasks.foundation("doorbell", async move {
             loop {
                 tokio::select! {
                     () = shutdown.aborting() => return,

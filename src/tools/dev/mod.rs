@@ -37,8 +37,8 @@ use crate::wire::admin::{EnrollmentToken, Fleet, NewEnrollmentToken, NewFleet};
 const FLEET: &str = "dev";
 /// The device whose certificate the printed `curl` lines use.
 const CURL_DEVICE: &str = "curl";
-const TOKEN_TTL: Duration = Duration::from_secs(30 * 86_400);
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const TOKEN_TTL: Duration = Duration::from_hours(30 * 24);
+const READY_LIMIT: Duration = Duration::from_mins(1);
 
 /// What to run.
 #[derive(clap::Args, Debug)]
@@ -86,11 +86,11 @@ async fn work(args: &DevArgs, shutdown: &Shutdown, clock: Clock, random: Random)
     let place = Place::open(&args.dir)?;
     step("starting PostgreSQL");
     let cluster = start_cluster(&place).await?;
-    let (_, settings) = settings(&place, &ports, cluster.port())?;
+    let (_, settings) = settings(&place, ports, cluster.port())?;
     step("preparing schema and keys");
     let admin_token = prepare(&settings, &place, random.clone()).await?;
     step("starting the replicas");
-    let replicas = Replicas::start(&place, &ports)?;
+    let replicas = Replicas::start(&place, ports)?;
     replicas.wait_until_ready(READY_LIMIT, shutdown).await?;
     if shutdown.is_draining() {
         return stop(replicas, cluster).await;
@@ -101,9 +101,9 @@ async fn work(args: &DevArgs, shutdown: &Shutdown, clock: Clock, random: Random)
     let token = fleet_and_token(&admin, args).await.map_err(|error| format!("cannot prepare the fleet: {error}"))?;
     let token = token.token.ok_or("the service gave no enrollment token")?;
     let token = token.parse().map_err(|error| format!("the enrollment token is not one: {error}"))?;
-    let options = fleet_options(args, &place, &ports, token, ca_pem);
+    let options = fleet_options(args, &place, ports, token, ca_pem);
     curl_device(&options, &clock, &random).await.map_err(|error| format!("cannot enroll a device: {error}"))?;
-    Screen::print_greeting(&place, &ports, args.devices);
+    Screen::print_greeting(&place, ports, args.devices);
     let counters = Arc::new(Counters::default());
     let fleet = tasks::spawn({
         let (counters, shutdown) = (counters.clone(), shutdown.clone());
@@ -159,7 +159,7 @@ async fn start_cluster(place: &Place) -> Result<Cluster, String> {
 }
 
 /// Writes each replica's settings file, and returns the first's.
-fn settings(place: &Place, ports: &Ports, database_port: u16) -> Result<(PathBuf, Settings), String> {
+fn settings(place: &Place, ports: Ports, database_port: u16) -> Result<(PathBuf, Settings), String> {
     for index in 0..ports.count {
         place.write(&format!("replica-{}.toml", index + 1), &ports.settings_toml(index, place, database_port)?)?;
     }
@@ -175,9 +175,9 @@ async fn prepare(settings: &Settings, place: &Place, random: Random) -> Result<S
         deploy::create_database(settings).await?;
         deploy::migrate(settings).await?;
         if deploy::published(settings, &tasks, random.clone()).await? {
-            deploy::init(settings, &tasks, random.clone(), &[], true).await.map_err(|error| {
-                format!("{error}; remove {} to begin anew", place.root().display())
-            })?;
+            deploy::init(settings, &tasks, random.clone(), &[], true)
+                .await
+                .map_err(|error| format!("{error}; remove {} to begin anew", place.root().display()))?;
         } else {
             let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
             deploy::init(settings, &tasks, random.clone(), &names, false).await?;
@@ -202,15 +202,14 @@ async fn fleet_and_token(admin: &AdminClient, args: &DevArgs) -> Result<Enrollme
         let _: Fleet = admin.post("/v1/fleets", &fleet).await?;
     }
     let uses_max = Some(i32::try_from(args.devices).unwrap_or(i32::MAX).saturating_add(100));
-    let request =
-        NewEnrollmentToken { fleet: FLEET.to_owned(), uses_max, expires_in_s: Some(86_400), ..Default::default() };
+    let request = NewEnrollmentToken { fleet: FLEET.to_owned(), uses_max, expires_in_s: Some(86_400) };
     admin.post("/v1/enrollment-tokens", &request).await
 }
 
 fn fleet_options(
     args: &DevArgs,
     place: &Place,
-    ports: &Ports,
+    ports: Ports,
     token: crate::domain::enrollment::EnrollmentToken,
     ca_pem: String,
 ) -> FleetOptions {

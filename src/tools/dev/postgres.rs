@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Major versions that Everbeat is tested with; the newest installed one is taken for a new cluster.
 const MAJORS: [u32; 4] = [18, 17, 16, 15];
 /// Crash recovery may take a while after `kill -9`.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 /// The superuser of the private cluster, who owns the schema.
 pub const OWNER: &str = "everbeat_owner";
 

@@ -28,9 +28,8 @@ pub(super) struct Ports {
 
 impl Ports {
     /// Says which port is taken, and which option moves it.
-    pub(super) fn check_free(&self) -> Result<(), String> {
-        for (first, option) in
-            [(self.device, "--device-port"), (self.admin, "--admin-port"), (self.ops, "--ops-port")]
+    pub(super) fn check_free(self) -> Result<(), String> {
+        for (first, option) in [(self.device, "--device-port"), (self.admin, "--admin-port"), (self.ops, "--ops-port")]
         {
             for index in 0..self.count {
                 let port = first.checked_add(index).ok_or_else(|| format!("{option}: too high"))?;
@@ -43,29 +42,26 @@ impl Ports {
         Ok(())
     }
 
-    pub(super) fn device_urls(&self) -> Vec<String> {
+    pub(super) fn device_urls(self) -> Vec<String> {
         (0..self.count).map(|i| format!("https://127.0.0.1:{}", self.device + i)).collect()
     }
 
-    pub(super) fn admin_urls(&self) -> Vec<String> {
+    pub(super) fn admin_urls(self) -> Vec<String> {
         (0..self.count).map(|i| format!("https://127.0.0.1:{}", self.admin + i)).collect()
     }
 
-    pub(super) fn ops_url(&self, index: u16) -> String {
+    pub(super) fn ops_url(self, index: u16) -> String {
         format!("http://127.0.0.1:{}", self.ops + index)
     }
 
     /// The settings of one replica, over config/dev.toml.
-    pub(super) fn settings_toml(&self, index: u16, place: &Place, database_port: u16) -> Result<String, String> {
+    pub(super) fn settings_toml(self, index: u16, place: &Place, database_port: u16) -> Result<String, String> {
         let user = |user: &str, name: &str| -> Result<UserKeys, String> {
             Ok(UserKeys { user: user.to_owned(), password: place.password(name)? })
         };
         let overlay = Overlay {
             pki: PkiKeys { dir: place.path("pki") },
-            devices: DeviceKeys {
-                addr: format!("127.0.0.1:{}", self.device + index),
-                endpoints: self.device_urls(),
-            },
+            devices: DeviceKeys { addr: format!("127.0.0.1:{}", self.device + index), endpoints: self.device_urls() },
             admin: AddrKeys { addr: format!("127.0.0.1:{}", self.admin + index) },
             ops: AddrKeys { addr: format!("127.0.0.1:{}", self.ops + index) },
             database: DatabaseKeys {
@@ -147,7 +143,7 @@ pub(super) struct Replicas {
 }
 
 impl Replicas {
-    pub(super) fn start(place: &Place, ports: &Ports) -> Result<Self, String> {
+    pub(super) fn start(place: &Place, ports: Ports) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
         let mut running = Vec::new();
         for number in 1..=ports.count {
@@ -165,7 +161,7 @@ impl Replicas {
             let child = child.map_err(|error| format!("cannot start a replica: {error}"))?;
             running.push(Replica { child, reported: false });
         }
-        Ok(Self { ports: *ports, running: Mutex::new(running) })
+        Ok(Self { ports, running: Mutex::new(running) })
     }
 
     /// The process ids, for people who want to kill one.

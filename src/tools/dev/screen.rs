@@ -14,6 +14,9 @@ use crate::wire::admin::{Device, Lease};
 
 const EVERY: Duration = Duration::from_secs(1);
 
+/// What was counted, and when.
+type Counted = (tokio::time::Instant, Snapshot);
+
 pub(super) struct Screen {
     admin: AdminClient,
     counters: Arc<Counters>,
@@ -26,7 +29,7 @@ impl Screen {
     }
 
     /// Everything a person needs to make the first call, on one screen.
-    pub(super) fn print_greeting(place: &Place, ports: &Ports, devices: u32) {
+    pub(super) fn print_greeting(place: &Place, ports: Ports, devices: u32) {
         let ca = shown(&place.path("pki/ca.pem"));
         let identity = shown(&place.path(&format!("devices/{CURL_DEVICE}/current")));
         let token = shown(&place.path("admin-token"));
@@ -68,7 +71,7 @@ As an operator:
         let terminal = std::io::stdout().is_terminal();
         let pids: Vec<String> = replicas.pids().iter().map(u32::to_string).collect();
         let _ = writeln!(std::io::stdout(), "replicas are the processes {}; Ctrl-C stops everything", pids.join(", "));
-        let mut before = self.counters.snapshot();
+        let mut before = (tokio::time::Instant::now(), self.counters.snapshot());
         let mut seconds = 0_u64;
         while !shutdown.is_draining() {
             tokio::select! {
@@ -78,7 +81,7 @@ As an operator:
             for number in replicas.newly_ended() {
                 let _ = writeln!(std::io::stdout(), "\r\x1b[Kreplica {number} has ended; the others go on");
             }
-            let now = self.counters.snapshot();
+            let now = (tokio::time::Instant::now(), self.counters.snapshot());
             let line = self.line(before, now).await;
             before = now;
             seconds += 1;
@@ -91,7 +94,10 @@ As an operator:
         }
     }
 
-    async fn line(&self, before: Snapshot, now: Snapshot) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "for display")]
+    async fn line(&self, (then, before): Counted, (at, now): Counted) -> String {
+        let seconds = at.duration_since(then).as_secs_f64().max(0.001);
+        let rate = |count: u64, before: u64| (count.saturating_sub(before) as f64 / seconds).round();
         let asked = tokio::time::timeout(Duration::from_secs(2), self.ask()).await;
         let (online, leader) = match asked {
             Ok(Ok((online, leader))) => (online.to_string(), leader),
@@ -100,8 +106,8 @@ As an operator:
         };
         format!(
             "online {online} · heartbeats/s {} · readings/s {} · errors {} · leader {leader}",
-            now.heartbeats.saturating_sub(before.heartbeats),
-            now.readings.saturating_sub(before.readings),
+            rate(now.heartbeats, before.heartbeats),
+            rate(now.readings, before.readings),
             now.errors,
         )
     }
