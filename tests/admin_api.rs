@@ -376,12 +376,12 @@ async fn a_cursor_older_than_the_retention_is_told_so() {
     assert_eq!(rig.call(get(&admin, with(&early))).await.each("kind"), ["t.1"], "only what it had seen is gone");
     let gone = trim(&session, &fence, Trimmed::Events, Duration::from_hours(50), 100, limit).await.unwrap();
     assert_eq!(gone, Some(3));
+    rig.owner.batch_execute(&event(99)).await.unwrap();
+    rig.settled().await;
     let stale = rig.call(get(&admin, with(&early))).await;
     assert_eq!((stale.status, &*stale.slug()), (400, "bad-cursor"));
     assert!(stale.json()["detail"].as_str().unwrap().contains("start anew"));
     // Who had seen all of it goes on, and who begins now begins.
-    rig.owner.batch_execute(&event(99)).await.unwrap();
-    rig.settled().await;
     assert_eq!(rig.call(get(&admin, format!("/v1/events?kind=none&cursor={end}"))).await.status, 200);
     assert_eq!(rig.call(get(&admin, "/v1/events?limit=1")).await.each("kind"), ["t.99"]);
     // A cursor of a future that this database does not have: its end was lost, or it is another database's.
