@@ -169,6 +169,7 @@ async fn all_routes_all_roles_two_fleets() {
     let rig = Rig::new().await;
     let fixtures = [rig.fixture("aa").await, rig.fixture("bb").await];
     let operators = operators(&rig, &fixtures[0]).await;
+    rig.settled().await;
     let mut seen = std::collections::HashMap::new();
     for info in &routes() {
         let Permission::Operator(action) = info.permission else { continue };

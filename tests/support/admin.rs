@@ -214,6 +214,18 @@ impl Rig {
         Fixture { fleet, fleet_name, device, device_name, fingerprint, enrollment_token }
     }
 
+    /// Waits until every event that was committed may be given. Transactions of the whole cluster count, hence
+    /// those of other tests too.
+    pub async fn settled(&self) {
+        let waiting = "select count(*) from events where xid >= pg_snapshot_xmin(pg_current_snapshot())";
+        let settled = tokio::time::timeout(Duration::from_secs(20), async {
+            while self.number(waiting).await > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        settled.await.expect("no transaction stays open for long");
+    }
+
     pub async fn number(&self, sql: &str) -> i64 {
         self.owner.query_one(sql, &[]).await.unwrap().get(0)
     }
