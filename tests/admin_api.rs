@@ -1,5 +1,4 @@
 //! The operators' endpoints on a real PostgreSQL.
-#![expect(clippy::unwrap_used, reason = "the helpers of tests fail by panicking")]
 
 mod support;
 

@@ -1,7 +1,6 @@
 //! All routes of the admin listener × all roles × two fleets. What is expected is computed from the permission that
 //! the table declares and from the operator's grants, so a new route is covered as soon as it stands in the table; a
 //! route with a parameter or a body that this test does not know fails it.
-#![expect(clippy::unwrap_used, reason = "the helpers of tests fail by panicking")]
 
 mod support;
 

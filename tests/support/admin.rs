@@ -1,4 +1,5 @@
 //! The admin listener's router in this process, on a database of its own, with two fleets to look at.
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,11 +85,11 @@ pub struct Call<'a> {
     pub body: Option<Value>,
 }
 
-pub fn get<'a>(token: &'a str, path: impl Into<String>) -> Call<'a> {
+pub fn get(token: &str, path: impl Into<String>) -> Call<'_> {
     Call { method: "GET", path: path.into(), token: Some(token), headers: Vec::new(), body: None }
 }
 
-pub fn post<'a>(token: &'a str, path: impl Into<String>, body: Option<Value>) -> Call<'a> {
+pub fn post(token: &str, path: impl Into<String>, body: Option<Value>) -> Call<'_> {
     Call { method: "POST", path: path.into(), token: Some(token), headers: Vec::new(), body }
 }
 
