@@ -59,7 +59,7 @@ pub(super) async fn commit(store: &FleetStore, rows: Arc<NewReadings>, limit: Du
                 progress.again(range);
             }
             Err(failed) => {
-                error = Some(failed);
+                error = Some(not_the_senders_fault(failed));
                 break;
             }
         }
@@ -67,9 +67,19 @@ pub(super) async fn commit(store: &FleetStore, rows: Arc<NewReadings>, limit: Du
     Outcome { verdicts: progress.verdicts().to_vec(), error }
 }
 
+/// A statement that the database refuses (a privilege, a column) was not done, and will be once somebody has mended
+/// it: the senders keep their readings and come again.
+fn not_the_senders_fault(mut error: StoreError) -> StoreError {
+    if error.fault == Fault::Refused {
+        tracing::error!(%error, "the database refuses to store readings: schema and privileges need a look");
+        error.fault = Fault::Unavailable;
+    }
+    error
+}
+
 /// Would the neighbours of the culprit be stored without it?
 fn blames_rows(error: &StoreError) -> bool {
-    matches!(error.fault, Fault::Refused | Fault::Duplicate) && !error.blames_statement()
+    matches!(error.fault, Fault::Refused | Fault::Duplicate) && error.blames_data()
 }
 
 /// Outside the ingest transaction, one day after the other: as many as the time window has days, at most.

@@ -49,6 +49,8 @@ impl<T, E, F> ControlWork<T, E> for F where
 
 struct ControlPool {
     pool: PgPool,
+    /// For reads, half of the connections: the server ends those that are too slow.
+    reads: PgPool,
     gate: Arc<Gate>,
 }
 
@@ -73,7 +75,7 @@ impl ControlStore {
                 if let Some(primary) = now.as_ref().filter(|_| now != host) {
                     let fresh = Arc::new(build(&settings, &primary.host));
                     if let Some(old) = current.swap(Some(fresh)) {
-                        tasks::spawn(async move { old.pool.close().await });
+                        tasks::spawn(async move { tokio::join!(old.pool.close(), old.reads.close()) });
                     }
                     host = now;
                 }
@@ -154,7 +156,8 @@ impl ControlStore {
         let Some(control) = self.current.load_full() else {
             return Err(StoreError::new(name, Fault::Unavailable, "no primary answers"));
         };
-        let acquired = tokio::time::timeout(left(begun, self.deadline), control.pool.acquire()).await;
+        let pool = if write { &control.pool } else { &control.reads };
+        let acquired = tokio::time::timeout(left(begun, self.deadline), pool.acquire()).await;
         let mut connection = match acquired {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(StoreError::from_control(name, Stage::Before, &error)),
@@ -227,10 +230,22 @@ pub(super) fn connect_options(settings: &StoreSettings, host: &(String, u16), lo
 }
 
 fn build(settings: &StoreSettings, host: &(String, u16)) -> ControlPool {
-    let pool = PgPoolOptions::new()
-        .max_connections(u32::try_from(settings.control_connections_max).unwrap_or(1))
+    let reading = (settings.control_connections_max / 2).max(1);
+    let writing = settings.control_connections_max.saturating_sub(reading).max(1);
+    let options = connect_options(settings, host, &settings.control);
+    let limit_ms = settings.statement_deadline.as_millis().to_string();
+    let reads = options.clone().options([("statement_timeout", limit_ms.as_str())]);
+    ControlPool {
+        pool: pool(settings, writing, options),
+        reads: pool(settings, reading, reads),
+        gate: Gate::new("control"),
+    }
+}
+
+fn pool(settings: &StoreSettings, size: usize, options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(u32::try_from(size).unwrap_or(1))
         .acquire_timeout(settings.connect_deadline)
         .idle_timeout(Duration::from_mins(5))
-        .connect_lazy_with(connect_options(settings, host, &settings.control));
-    ControlPool { pool, gate: Gate::new("control") }
+        .connect_lazy_with(options)
 }

@@ -73,11 +73,12 @@ impl Fault {
             // 40003 is "statement completion unknown"; 40002 and the rest of class 40 were rolled back.
             "40003" => Self::Unknown,
             // 55000: a standby was asked for its timeline.
-            "25006" | "55P03" | "55000" => Self::Unavailable,
+            "55P03" | "55000" => Self::Unavailable,
             _ => match code.get(..2).unwrap_or_default() {
                 // 57 holds query_canceled and admin_shutdown, which may strike while COMMIT waits for the standby.
                 "08" | "57" | "58" | "XX" => Self::Unknown,
-                "40" | "53" => Self::Unavailable,
+                // 25: read-only (an old primary), or a transaction that the server ended because we were paused.
+                "25" | "40" | "53" => Self::Unavailable,
                 _ => Self::Refused,
             },
         }
@@ -100,6 +101,13 @@ impl StoreError {
 
     pub fn retryable(&self) -> bool {
         self.fault.retryable()
+    }
+
+    /// Was it the data that the database refused (classes 22, 23 and 54: values, constraints, limits)? Only then do its
+    /// neighbours fare better without it.
+    pub fn blames_data(&self) -> bool {
+        matches!(self.fault, Fault::Refused | Fault::Duplicate)
+            && ["22", "23", "54"].iter().any(|class| self.detail.starts_with(class))
     }
 
     /// Was it the statement that the database refused (class 42: names, types, privileges), not the data in it?
@@ -151,7 +159,8 @@ impl StoreError {
 /// Must a connection that saw this error be thrown away?
 pub fn spoils_connection(error: &tokio_postgres::Error) -> bool {
     error.code().is_none_or(|code| {
-        *code == SqlState::READ_ONLY_SQL_TRANSACTION || matches!(code.code().get(..2), Some("57" | "08" | "58" | "XX"))
+        *code == SqlState::READ_ONLY_SQL_TRANSACTION
+            || matches!(code.code().get(..2), Some("57" | "08" | "25" | "58" | "XX"))
     })
 }
 
@@ -168,6 +177,7 @@ mod tests {
             ("23514", true, Fault::Refused),
             ("23505", true, Fault::Duplicate),
             ("25006", false, Fault::Unavailable),
+            ("25P03", false, Fault::Unavailable),
             ("53300", false, Fault::Unavailable),
             ("57P01", false, Fault::Unknown),
             ("08006", false, Fault::Unknown),

@@ -22,6 +22,12 @@ use crate::lifecycle::tasks::Tasks;
 /// A lock is given up before the deadline, so that a wait for a row never becomes an unknown outcome.
 /// No `statement_timeout`: a cancelled wait for the standby would report success.
 const SESSION_OPTIONS: &str = "-c lock_timeout=1000 -c idle_in_transaction_session_timeout=10000";
+/// For reads of operators, on connections of their own: the server ends what its caller no longer waits for.
+fn browse_options(settings: &StoreSettings) -> String {
+    let limit_ms = settings.statement_deadline.as_millis();
+    format!("-c lock_timeout=1000 -c default_transaction_read_only=on -c statement_timeout={limit_ms}")
+}
+
 /// First ceiling of the back-off between two tries inside one request.
 const RETRY_BASE: Duration = Duration::from_millis(20);
 const RETRY_CAP: Duration = Duration::from_millis(250);
@@ -37,12 +43,41 @@ impl<T, F> FleetWork<T> for F where
 {
 }
 
+/// What a statement is for: which connections it may use, and what its caller knows past the deadline.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Read,
+    Browse,
+    Write,
+}
+
+impl Lane {
+    fn late(self) -> Fault {
+        match self {
+            Self::Read | Self::Browse => Fault::Unavailable,
+            Self::Write => Fault::Unknown,
+        }
+    }
+}
+
+impl FleetPool {
+    fn of(&self, lane: Lane) -> &Pool {
+        match lane {
+            Lane::Read | Lane::Write => &self.pool,
+            Lane::Browse => &self.browse,
+        }
+    }
+}
+
 /// One use of a connection; it says how far it had come when it failed.
 type ConnectionWork<T> =
     Box<dyn for<'c> FnOnce(&'c mut Object) -> BoxFuture<'c, Result<T, (Stage, tokio_postgres::Error)>> + Send>;
 
 struct FleetPool {
+    /// For devices.
     pool: Pool,
+    /// For people: a quarter of the connections, so that no query of theirs can stop a device.
+    browse: Pool,
     gate: Arc<Gate>,
 }
 
@@ -90,20 +125,26 @@ impl FleetStore {
         })
     }
 
-    /// Runs one statement that reads. Tried again, once, on a connection that turns out to be dead.
+    /// Runs one quick statement that reads, for a device's request.
     pub async fn read(&self, statement: &'static Statement, params: Params) -> Result<Vec<Row>, StoreError> {
-        self.single(statement, params, Fault::Unavailable).await
+        self.single(statement, params, Lane::Read).await
+    }
+
+    /// Runs one statement that reads for a person, and may be slow: on connections of its own, and ended by the
+    /// server at the deadline.
+    pub async fn browse(&self, statement: &'static Statement, params: Params) -> Result<Vec<Row>, StoreError> {
+        self.single(statement, params, Lane::Browse).await
     }
 
     /// Runs one statement that writes, and commits by itself. Its deadline makes it *unknown*.
     pub async fn write(&self, statement: &'static Statement, params: Params) -> Result<Vec<Row>, StoreError> {
-        self.single(statement, params, Fault::Unknown).await
+        self.single(statement, params, Lane::Write).await
     }
 
-    async fn single(&self, statement: &'static Statement, params: Params, late: Fault) -> Result<Vec<Row>, StoreError> {
+    async fn single(&self, statement: &'static Statement, params: Params, lane: Lane) -> Result<Vec<Row>, StoreError> {
         let begun = Instant::now();
         let params = Arc::new(params);
-        let stage = if late == Fault::Unknown { Stage::Committing } else { Stage::Before };
+        let stage = if lane == Lane::Write { Stage::Committing } else { Stage::Before };
         let name = statement.name;
         self.retrying(begun, self.deadline, || {
             let params = params.clone();
@@ -114,7 +155,7 @@ impl FleetStore {
                     connection.query(&prepared, &params).await.map_err(|e| (stage, e))
                 })
             });
-            self.on_connection(name, begun + self.deadline, late, work)
+            self.on_connection(name, begun + self.deadline, lane, work)
         })
         .await
     }
@@ -138,7 +179,7 @@ impl FleetStore {
                     Ok(value)
                 })
             });
-            self.on_connection(name, begun + limit, Fault::Unknown, work)
+            self.on_connection(name, begun + limit, Lane::Write, work)
         })
         .await
     }
@@ -168,13 +209,13 @@ impl FleetStore {
         &self,
         name: &'static str,
         deadline: Instant,
-        late: Fault,
+        lane: Lane,
         work: ConnectionWork<T>,
     ) -> Result<T, StoreError> {
         let Some(fleet) = self.current.load_full() else {
             return Err(StoreError::new(name, Fault::Unavailable, "no primary answers"));
         };
-        let connection = match tokio::time::timeout_at(deadline, fleet.pool.get()).await {
+        let connection = match tokio::time::timeout_at(deadline, fleet.of(lane).get()).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(no_connection(name, &error)),
             Err(_) => return Err(StoreError::new(name, Fault::Unavailable, "no free connection in time")),
@@ -191,7 +232,8 @@ impl FleetStore {
                 }
             }
         };
-        measured(name, fleet.gate.run(name, deadline.saturating_duration_since(Instant::now()), late, attempt)).await
+        measured(name, fleet.gate.run(name, deadline.saturating_duration_since(Instant::now()), lane.late(), attempt))
+            .await
     }
 }
 
@@ -210,25 +252,36 @@ fn replace(current: &ArcSwapOption<FleetPool>, settings: &StoreSettings, primary
         }
     };
     if let Some(old) = current.swap(fresh.map(Arc::new)) {
-        old.pool.retain(|_, _| false);
-        old.pool.close();
+        for pool in [&old.pool, &old.browse] {
+            pool.retain(|_, _| false);
+            pool.close();
+        }
     }
 }
 
 fn build(settings: &StoreSettings, host: &(String, u16)) -> Result<FleetPool, String> {
-    let config = settings.driver_config(host, Plane::Fleet, SESSION_OPTIONS);
+    let browsing = (settings.fleet_connections_max / 4).max(1);
+    let devices = settings.fleet_connections_max.saturating_sub(browsing).max(1);
+    Ok(FleetPool {
+        pool: pool(settings, host, SESSION_OPTIONS, devices)?,
+        browse: pool(settings, host, &browse_options(settings), browsing)?,
+        gate: Gate::new("fleet"),
+    })
+}
+
+fn pool(settings: &StoreSettings, host: &(String, u16), options: &str, size: usize) -> Result<Pool, String> {
+    let config = settings.driver_config(host, Plane::Fleet, options);
     let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = match settings.rustls_config()? {
         None => Manager::from_config(config, NoTls, manager_config),
         Some(tls) => Manager::from_config(config, MakeRustlsConnect::new((*tls).clone()), manager_config),
     };
-    let pool = Pool::builder(manager)
-        .max_size(settings.fleet_connections_max)
+    Pool::builder(manager)
+        .max_size(size)
         .runtime(deadpool_postgres::Runtime::Tokio1)
         .wait_timeout(Some(settings.statement_deadline))
         .create_timeout(Some(settings.connect_deadline))
         .recycle_timeout(Some(settings.connect_deadline))
         .build()
-        .map_err(|error| error.to_string())?;
-    Ok(FleetPool { pool, gate: Gate::new("fleet") })
+        .map_err(|error| error.to_string())
 }

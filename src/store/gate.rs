@@ -2,6 +2,9 @@
 //! backend that waits for a standby (and does not notice that nobody listens) counts against the pool until its fate
 //! is known. While any commit is outstanding, only one more, a probe, may be under way on that primary: otherwise
 //! retries would fill `max_connections` with waiting commits and lock everybody out.
+//!
+//! Reads do not pass the gate: their outcome matters to nobody who has left, the server ends them by itself
+//! (`statement_timeout` on their own connections), and a slow one must not stop a write.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,6 +16,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::{Fault, StoreError};
 use crate::lifecycle::tasks;
 use crate::observe;
+
+/// A statement whose caller waits. Dropped before its end, at the deadline or because the caller went away, it is
+/// abandoned: it goes on, and is counted.
+struct Pending<R: Send + 'static> {
+    gate: Arc<Gate>,
+    name: &'static str,
+    counted: bool,
+    task: Option<tokio::task::JoinHandle<R>>,
+}
+
+impl<R: Send + 'static> Drop for Pending<R> {
+    fn drop(&mut self) {
+        if let (Some(task), true) = (self.task.take(), self.counted) {
+            self.gate.watch(self.name, task);
+        }
+    }
+}
 
 /// One for each pool and primary.
 pub(super) struct Gate {
@@ -39,19 +59,25 @@ impl Gate {
         E: From<StoreError> + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let permit = self.enter(name)?;
-        let mut task = tasks::spawn(async move {
+        let counted = late == Fault::Unknown;
+        let permit = if counted { self.enter(name)? } else { None };
+        let task = tasks::spawn(async move {
             let outcome = work.await;
             drop(permit);
             outcome
         });
-        match tokio::time::timeout(limit, &mut task).await {
+        let mut pending = Pending { gate: Arc::clone(self), name, counted, task: Some(task) };
+        let outcome = match &mut pending.task {
+            Some(task) => tokio::time::timeout(limit, task).await,
+            None => return Err(StoreError::new(name, late, "the statement was not started").into()),
+        };
+        if outcome.is_ok() {
+            pending.task = None;
+        }
+        match outcome {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panicked)) => Err(StoreError::new(name, late, panicked.to_string()).into()),
-            Err(_) => {
-                self.watch(name, task);
-                Err(StoreError::new(name, late, format!("no outcome within {limit:?}")).into())
-            }
+            Err(_) => Err(StoreError::new(name, late, format!("no outcome within {limit:?}")).into()),
         }
     }
 
@@ -79,6 +105,25 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_its_caller_left_is_counted_and_a_slow_read_is_not() {
+        let gate = Gate::new("fleet");
+        let (_never, held) = tokio::sync::oneshot::channel::<()>();
+        let work = async move {
+            let _ = held.await;
+            Ok::<_, StoreError>(())
+        };
+        let left = gate.run("write", Duration::from_secs(9), Fault::Unknown, work);
+        assert!(tokio::time::timeout(Duration::from_millis(20), left).await.is_err(), "the caller goes away");
+        assert_eq!(gate.abandoned.load(Ordering::SeqCst), 1);
+
+        let gate = Gate::new("fleet");
+        let slow = std::future::pending::<Result<(), StoreError>>();
+        let late = gate.run("read", Duration::from_millis(20), Fault::Unavailable, slow).await;
+        assert_eq!(late.unwrap_err().fault, Fault::Unavailable);
+        assert_eq!(gate.abandoned.load(Ordering::SeqCst), 0);
+    }
 
     #[tokio::test]
     async fn one_probe_while_a_commit_is_outstanding() {
@@ -109,6 +154,9 @@ mod tests {
         assert_eq!(second.unwrap_err().fault, Fault::Unavailable, "the probe is under way");
         release_probe.send(()).unwrap();
         assert_eq!(probe.await.unwrap().unwrap(), 1);
+
+        let read = gate.run("read", limit, Fault::Unavailable, async { Ok::<_, StoreError>(4) }).await;
+        assert_eq!(read.unwrap(), 4, "a read passes");
 
         release.send(()).unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -206,7 +206,7 @@ pub async fn page(store: &FleetStore, query: PageQuery) -> Result<(Vec<StoredRea
         // One more, to know whether there is a next page.
         Box::new(i64::from(query.limit) + 1),
     ];
-    let rows = store.read(statement, params).await?;
+    let rows = store.browse(statement, params).await?;
     let items: Vec<StoredReading> = rows.iter().take(limit).map(StoredReading::of).collect();
     let next = if rows.len() > limit { items.last().map(StoredReading::cursor) } else { None };
     Ok((items, next))
@@ -223,6 +223,6 @@ pub async fn latest_of(
     devices: &[DeviceId],
 ) -> Result<HashMap<DeviceId, StoredReading>, StoreError> {
     let devices: Vec<Uuid> = devices.iter().map(|device| device.0).collect();
-    let rows = store.read(&LATEST, vec![Box::new(devices)]).await?;
+    let rows = store.browse(&LATEST, vec![Box::new(devices)]).await?;
     Ok(rows.iter().map(StoredReading::of).map(|reading| (reading.device, reading)).collect())
 }

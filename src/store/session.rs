@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::error::{Fault, Stage, StoreError};
 use super::settings::{Plane, StoreSettings};
@@ -22,6 +23,8 @@ pub struct Session {
     pid: i32,
     closed: watch::Receiver<bool>,
     notifications: mpsc::Receiver<String>,
+    /// Closes the socket also while an answer is outstanding: the driver by itself would wait for it.
+    _driver: AbortOnDropHandle<()>,
 }
 
 impl Session {
@@ -34,9 +37,9 @@ impl Session {
         options: &str,
     ) -> Result<Self, StoreError> {
         let open = async {
-            let (client, closed, notifications) = connect(settings, host, plane, options).await?;
+            let (client, closed, notifications, driver) = connect(settings, host, plane, options).await?;
             let row = client.query_one("select pg_backend_pid()", &[]).await.map_err(|e| refused(&e))?;
-            Ok(Self { client, pid: row.get(0), closed, notifications })
+            Ok(Self { client, pid: row.get(0), closed, notifications, _driver: driver })
         };
         match tokio::time::timeout(settings.connect_deadline, open).await {
             Ok(session) => session,
@@ -99,7 +102,7 @@ fn refused(error: &tokio_postgres::Error) -> StoreError {
     StoreError::from_fleet("connect", Stage::Before, error)
 }
 
-type Parts = (Client, watch::Receiver<bool>, mpsc::Receiver<String>);
+type Parts = (Client, watch::Receiver<bool>, mpsc::Receiver<String>, AbortOnDropHandle<()>);
 
 /// Connects, and drives the connection in a task of its own.
 pub(super) async fn connect(
@@ -130,7 +133,7 @@ where
 {
     let (ended, closed) = watch::channel(false);
     let (ring, notifications) = mpsc::channel(NOTIFICATIONS_MAX);
-    tasks::spawn(async move {
+    let driver = tasks::spawn(async move {
         while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             match message {
                 Ok(AsyncMessage::Notification(note)) => drop(ring.try_send(note.channel().to_owned())),
@@ -143,5 +146,5 @@ where
         }
         let _ = ended.send(true);
     });
-    (client, closed, notifications)
+    (client, closed, notifications, AbortOnDropHandle::new(driver))
 }

@@ -179,6 +179,8 @@ async fn prepare(settings: &Settings, place: &Place, random: Random) -> Result<S
                 .await
                 .map_err(|error| format!("{error}; remove {} to begin anew", place.root().display()))?;
         } else {
+            // Devices of an earlier service would meet a CA that they do not know.
+            place.remove("devices")?;
             let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
             deploy::init(settings, &tasks, random.clone(), &names, false).await?;
         }

@@ -61,6 +61,17 @@ impl Place {
         write().map_err(|error| format!("cannot write {}: {error}", path.display()))
     }
 
+    /// Removes a directory with all that is in it.
+    pub(super) fn remove(&self, name: &str) -> Result<(), String> {
+        let path = self.path(name);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(format!("cannot remove {}: {error}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The password of one database user: made once, then kept.
     pub(super) fn password(&self, user: &str) -> Result<String, String> {
         let name = format!("password-{user}");

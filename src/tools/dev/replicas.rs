@@ -29,14 +29,16 @@ pub(super) struct Ports {
 impl Ports {
     /// Says which port is taken, and which option moves it.
     pub(super) fn check_free(self) -> Result<(), String> {
+        let mut held = Vec::new();
         for (first, option) in [(self.device, "--device-port"), (self.admin, "--admin-port"), (self.ops, "--ops-port")]
         {
             for index in 0..self.count {
                 let port = first.checked_add(index).ok_or_else(|| format!("{option}: too high"))?;
                 let address = SocketAddr::from(([127, 0, 0, 1], port));
-                TcpListener::bind(address).map_err(|error| {
+                // Held until all are checked, so that ranges that overlap are found, too.
+                held.push(TcpListener::bind(address).map_err(|error| {
                     format!("port {port} on 127.0.0.1 cannot be used ({error}): stop what uses it, or give {option}")
-                })?;
+                })?);
             }
         }
         Ok(())
@@ -139,6 +141,7 @@ struct Replica {
 
 pub(super) struct Replicas {
     ports: Ports,
+    root: PathBuf,
     running: Mutex<Vec<Replica>>,
 }
 
@@ -161,7 +164,7 @@ impl Replicas {
             let child = child.map_err(|error| format!("cannot start a replica: {error}"))?;
             running.push(Replica { child, reported: false });
         }
-        Ok(Self { ports, running: Mutex::new(running) })
+        Ok(Self { ports, root: place.root().to_owned(), running: Mutex::new(running) })
     }
 
     /// The process ids, for people who want to kill one.
@@ -196,7 +199,10 @@ impl Replicas {
                     return Ok(());
                 }
                 if let Some(ended) = self.newly_ended().first() {
-                    return Err(format!("replica {ended} did not start; its log says why (replica-{ended}.log)"));
+                    let log = self.root.join(format!("replica-{ended}.log"));
+                    let last = std::fs::read_to_string(&log).unwrap_or_default();
+                    let last = last.lines().last().unwrap_or_default();
+                    return Err(format!("replica {ended} did not start: {last} (see {})", log.display()));
                 }
                 match plain_get(&url, Duration::from_secs(1)).await {
                     Ok((200, _)) => break,

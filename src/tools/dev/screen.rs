@@ -8,6 +8,7 @@ use super::place::Place;
 use super::replicas::{Ports, Replicas};
 use super::{CURL_DEVICE, FLEET, shown};
 use crate::client::{AdminClient, ClientError};
+use crate::config;
 use crate::lifecycle::shutdown::Shutdown;
 use crate::tools::device::{Counters, Snapshot};
 use crate::wire::admin::{Device, Lease};
@@ -57,8 +58,10 @@ As an operator:
   A="--cacert {ca}"
   curl -sS $A -H "Authorization: Bearer $(cat {token})" '{admin_url}/v1/devices?limit=3'
   curl -sS $A -H "Authorization: Bearer $(cat {token})" '{admin_url}/v1/devices/name:{FLEET}:{CURL_DEVICE}/readings'
-  everbeat admin --cacert {ca} --token-file {token} devices    (or readings {FLEET}/{CURL_DEVICE}, leases, events)
+  {program} admin --url {admin_url} --cacert {ca} --token-file {token} devices
+  # …and in place of `devices`: readings {FLEET}/{CURL_DEVICE}, leases, events
 "#,
+            program = config::this_program().map_or_else(|_| "everbeat".to_owned(), |path| shown(&path)),
             count = ports.count,
             root = shown(place.root()),
             ops = ops.join(" "),
