@@ -58,7 +58,9 @@ impl Bare {
         let mut settings = ClientSettings::device();
         settings.request_timeout = Duration::from_secs(8);
         let mut bare = Self { transport: Transport::new(tls, &settings), url, bearer: String::new() };
-        let answer = bare.transport.exchange(&bare.url, &Call::post_json("/v1/token", &json!({})).unwrap()).await;
+        let body = bytes::Bytes::from_static(b"grant_type=client_credentials");
+        let call = Call { content_type: Some("application/x-www-form-urlencoded"), ..Call::post("/v1/token", body) };
+        let answer = bare.transport.exchange(&bare.url, &call).await;
         bare.bearer = answer.unwrap().json::<TokenAnswer>().unwrap().access_token;
         bare
     }

@@ -210,6 +210,7 @@ fn settings(root: &Path, ports: &[Ports], index: usize, database_port: u16) -> S
         r#"
 [log]
 format = "human"
+filter = "info,everbeat::http=warn"
 [replica]
 drain_limit_s = 10
 [pki]
