@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use everbeat::client::exchange::Answer;
+use everbeat::domain::presence::State;
 use everbeat::wire::problem::Problem;
 use tokio::time::Instant;
 
@@ -103,8 +104,11 @@ async fn outage<T>(away: impl FnOnce(&mut World) -> T, back: impl FnOnce(&mut Wo
     assert_stored(&world.database.owner().await, device, &told).await;
     let offline = world.events("device.offline").await;
     assert!(offline.is_empty(), "our outage is not the devices' fault: {offline:?}");
-    let presence = world.presence(beating.device().id.0).await;
-    assert_eq!(presence.state, everbeat::domain::presence::State::Online, "{presence:?}");
+    println!("suspected: {}", world.events("device.suspect").await.len());
+    until("the device is online", LONG, async || {
+        (world.presence(beating.device().id.0).await.state == State::Online).then_some(())
+    })
+    .await;
     let outages: Vec<everbeat::wire::admin::Outage> = world.admin.pages("/v1/outages", &[]).take(100).await.unwrap();
     assert!(outages.iter().any(|outage| outage.ended_at - outage.started_at > OUTAGE / 2), "{outages:?}");
 }

@@ -45,6 +45,20 @@ async fn the_duties_of_a_killed_replica_are_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_drains_hands_its_duties_over() {
+    let mut world = World::start().await;
+    let owner = world.database.owner().await;
+    let (first, lease) = world.holder("sweeper").await;
+    world.replicas[first].signal(Signal::TERM);
+    let (took, epoch) = taken_over(&owner, "sweeper", &lease.addr, Duration::from_secs(3)).await;
+    println!("take-over after SIGTERM: {took:?}");
+    assert_eq!(epoch, lease.epoch + 1);
+    assert!(world.replicas[first].process.ended(Duration::from_secs(15)).await.success());
+    let (holder, lease) = world.holder("sweeper").await;
+    assert_eq!((holder, lease.epoch), (1 - first, epoch));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_replica_loses_its_duties_and_steps_down_when_it_wakes_up() {
     let world = World::start().await;
     let owner = world.database.owner().await;
