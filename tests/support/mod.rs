@@ -2,6 +2,8 @@
 #![expect(dead_code, reason = "each test binary uses its own part of this module")]
 #![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
+pub mod admin;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
