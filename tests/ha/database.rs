@@ -115,8 +115,8 @@ fn children(parent: Pid) -> Vec<Pid> {
         };
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let ppid: Option<i32> = after_name.split_whitespace().nth(1).and_then(|text| text.parse().ok());
-        if ppid.and_then(Pid::from_raw) == Some(parent) {
+        let of: Option<i32> = after_name.split_whitespace().nth(1).and_then(|text| text.parse().ok());
+        if of.and_then(Pid::from_raw) == Some(parent) {
             found.push(pid);
         }
     }

@@ -53,7 +53,7 @@ async fn endure(world: &World, bare: &[Bare], began: Instant) {
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    println!("heartbeats were taken until {accepted:?} into the outage");
+    eprintln!("heartbeats were taken until {accepted:?} into the outage");
     assert!(accepted > BLIND_MAX / 2, "heartbeats go on for a while; the last was taken at {accepted:?}");
     assert!(accepted < BLIND_MAX + Duration::from_secs(1), "and not for ever; the last was taken at {accepted:?}");
     for replica in &world.replicas {
@@ -93,10 +93,10 @@ async fn outage<T>(away: impl FnOnce(&mut World) -> T, back: impl FnOnce(&mut Wo
     for replica in &world.replicas {
         replica.ready(LONG).await;
     }
-    println!("ready again after {:?}", returned.elapsed());
+    eprintln!("ready again after {:?}", returned.elapsed());
     let sent = stream.acknowledged();
     until("readings flow again", LONG, async || (stream.acknowledged() > sent + 20).then_some(())).await;
-    println!("readings again after {:?}", returned.elapsed());
+    eprintln!("readings again after {:?}", returned.elapsed());
     assert!(sent >= before);
     // Whoever was held responsible for our silence would be so by now.
     tokio::time::sleep(Duration::from_secs(15)).await;
@@ -104,7 +104,7 @@ async fn outage<T>(away: impl FnOnce(&mut World) -> T, back: impl FnOnce(&mut Wo
     assert_stored(&world.database.owner().await, device, &told).await;
     let offline = world.events("device.offline").await;
     assert!(offline.is_empty(), "our outage is not the devices' fault: {offline:?}");
-    println!("suspected: {}", world.events("device.suspect").await.len());
+    eprintln!("suspected: {}", world.events("device.suspect").await.len());
     until("the device is online", LONG, async || {
         (world.presence(beating.device().id.0).await.state == State::Online).then_some(())
     })
