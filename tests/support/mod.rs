@@ -44,7 +44,7 @@ impl TestCluster {
         let dir = scratch_dir("pg");
         let mut all = vec!["max_connections=300"];
         all.extend_from_slice(settings);
-        let options = ClusterOptions { dir: &dir, password: PASSWORD, settings: &all, throwaway: true };
+        let options = ClusterOptions { dir: &dir, password: PASSWORD, settings: &all, port: None, throwaway: true };
         let cluster = Cluster::start(&options).unwrap_or_else(|error| panic!("{error}"));
         Self { cluster, databases: AtomicU32::new(0) }
     }

@@ -153,7 +153,13 @@ async fn start_cluster(place: &Place) -> Result<Cluster, String> {
     let (dir, password) = (place.database_dir().to_owned(), place.password("owner")?);
     let start = move || {
         let settings = ["max_connections=200", "shared_buffers=128MB", "wal_level=logical"];
-        Cluster::start(&ClusterOptions { dir: &dir, password: &password, settings: &settings, throwaway: false })
+        Cluster::start(&ClusterOptions {
+            dir: &dir,
+            password: &password,
+            settings: &settings,
+            port: None,
+            throwaway: false,
+        })
     };
     tokio::task::spawn_blocking(start).await.map_err(|error| error.to_string())?
 }

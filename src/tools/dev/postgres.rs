@@ -34,12 +34,14 @@ pub struct ClusterOptions<'a> {
     pub password: &'a str,
     /// Further settings, `name=value`.
     pub settings: &'a [&'a str],
+    /// On 127.0.0.1; a free one if it does not matter. With one, a cluster that was stopped comes back where it was.
+    pub port: Option<u16>,
     /// For tests: nothing survives the machine's crash, and the directory is removed at the end.
     pub throwaway: bool,
 }
 
 impl Cluster {
-    /// Makes the cluster if there is none, and starts it on a free port of 127.0.0.1.
+    /// Makes the cluster if there is none, and starts it.
     ///
     /// # Errors
     /// One sentence that says what to do.
@@ -52,7 +54,7 @@ impl Cluster {
             init(options, &bin, &data, user)?;
         }
         stop_leftover(&data)?;
-        let port = free_port()?;
+        let port = options.port.map_or_else(free_port, Ok)?;
         let log = options.dir.join("log");
         let keeper = spawn_keeper(options, &bin, port, user)?;
         let mut cluster = Self { keeper, port, log };
