@@ -10,5 +10,8 @@ mod support;
 #[path = "../support/wire.rs"]
 mod wire;
 
+mod bodies;
 mod certificates;
+mod enrollment;
+mod readings;
 mod tokens;
