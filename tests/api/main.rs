@@ -5,6 +5,8 @@
 
 #[path = "../support/app.rs"]
 mod app;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/wire.rs"]
@@ -13,5 +15,10 @@ mod wire;
 mod bodies;
 mod certificates;
 mod enrollment;
+mod heartbeat;
+mod http;
+mod metrics;
+mod promise;
 mod readings;
+mod revocation;
 mod tokens;
