@@ -120,6 +120,8 @@ fn the_rank_rule_sees_a_planted_breach() {
             ("store/mod.rs", "mod inner {\n  use super::http;\n  use super::super::http::x;\n}", &[3]),
             ("domain/ids.rs", "pub(crate) fn f() {}\n/// [`crate::http`]\npub(super) fn g() {}", &[]),
             ("domain/ids.rs", "#[cfg(test)]\nmod tests {\n  use crate::store::x;\n}", &[]),
+            ("domain/ids.rs", "#[cfg(all(test, unix))]\nuse crate::store::x;", &[]),
+            ("domain/ids.rs", "#[cfg(any(test, unix))]\nuse crate::store::x;", &[2]),
             ("domain/ids.rs", "#[cfg(not(test))]\nuse crate::store::x;", &[2]),
             ("store/x.rs", "crate::statements! {}", &[]),
             ("net/x.rs", "crate::statements! {}", &[1]),

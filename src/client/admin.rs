@@ -31,7 +31,7 @@ impl AdminClient {
         Ok(Self { http, token })
     }
 
-    /// `path` with its query; see [`query`].
+    /// `path` with its query; see [`with_query`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let call = Call::get(path).bearer(self.token.expose_secret())?;
         self.http.send(&call).await?.json()

@@ -38,3 +38,11 @@ pub fn secret_from_env(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "the environment is read here")]
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
+
+/// The file that this process runs, for programs that start another of their kind.
+///
+/// # Errors
+/// When the system does not say.
+pub fn this_program() -> std::io::Result<PathBuf> {
+    std::env::current_exe()
+}

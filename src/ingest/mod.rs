@@ -1,4 +1,4 @@
-//! Readings: from a body to an acknowledgement. [`decompress`], [`decode`] to a [`ReadingBatch`] that is valid by
+//! Readings: from a body to an acknowledgement. [`decompress()`], [`decode()`] to a [`ReadingBatch`] that is valid by
 //! construction, [`Ingest::submit`] to the committer, which stores many requests in one transaction.
 //!
 //! Invariants:

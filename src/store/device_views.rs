@@ -60,7 +60,7 @@ pub async fn list(store: &ControlStore, filter: DeviceFilter, rows_max: i64) -> 
             let filter = filter.clone();
             Box::pin(async move {
                 let rows = sqlx::query_as!(
-                    Row,
+                    Joined,
                     r#"-- device_views: devices with their presence, in the order of their ids
                     select d.id, d.name, d.fleet_id, f.name as fleet_name, d.state, d.tags, d.attributes, d.row_version,
                            d.created_at, p.state as "presence?", p.cause as "cause?", p.state_since as "since?",
@@ -86,7 +86,7 @@ pub async fn list(store: &ControlStore, filter: DeviceFilter, rows_max: i64) -> 
                 )
                 .fetch_all(c)
                 .await?;
-                Ok::<_, Abort<StoreError>>(rows.into_iter().map(Row::view).collect())
+                Ok::<_, Abort<StoreError>>(rows.into_iter().map(Joined::view).collect())
             })
         })
         .await
@@ -97,7 +97,7 @@ pub async fn one(store: &ControlStore, filter: DeviceFilter) -> Result<Option<De
     Ok(list(store, filter, 1).await?.pop())
 }
 
-struct Row {
+struct Joined {
     id: Uuid,
     name: String,
     fleet_id: Uuid,
@@ -117,7 +117,7 @@ struct Row {
     replica: Option<Uuid>,
 }
 
-impl Row {
+impl Joined {
     fn view(self) -> DeviceView {
         let presence = self.presence();
         DeviceView {

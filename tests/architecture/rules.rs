@@ -19,7 +19,8 @@ pub const RANKS: &[(&str, u8)] = &[
     ("admission", 4),
     ("http", 5),
     ("config", 6),
-    ("tools", 6),
+    // Over `config`: `everbeat dev` writes settings and reads them.
+    ("tools", 7),
     ("app", 7),
     ("cli", 8),
     ("main", 9),

@@ -160,7 +160,7 @@ pub fn read_all(root: &Path) -> Vec<Source> {
 
 fn collect(dir: &Path, files: &mut Vec<std::path::PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
-        let path = entry.expect("a directory entry").path();
+        let path = entry.unwrap_or_else(|error| panic!("{}: {error}", dir.display())).path();
         if path.is_dir() {
             collect(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -195,7 +195,7 @@ fn flatten(stream: TokenStream, out: &mut Vec<Token>) {
                 // `::` is one token here, everything else stays single.
                 if joint && punct.as_char() == ':' && out.last().is_some_and(|last| last.text == ":") {
                     if let Some(last) = out.last_mut() {
-                        last.text = "::".to_owned();
+                        "::".clone_into(&mut last.text);
                     }
                     joint = false;
                 } else {
@@ -219,15 +219,17 @@ struct Reader {
     functions: Vec<Function>,
 }
 
-/// `#[test]`, `#[tokio::test]`, and `#[cfg(…)]` that names `test` and does not negate it.
+/// `#[test]`, `#[tokio::test]`, `#[cfg(test)]` and `#[cfg(all(test, …))]`; what may also be built without tests is not.
 fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let last = attribute.path().segments.last().map(|segment| segment.ident.to_string());
         match (last.as_deref(), &attribute.meta) {
             (Some("test"), _) => true,
-            (Some("cfg"), syn::Meta::List(list)) => {
-                let words: Vec<String> = list.tokens.to_string().split_whitespace().map(str::to_owned).collect();
-                words == ["test"] || (words.first().is_some_and(|w| w == "all") && words.iter().any(|w| w == "test"))
+            (Some("cfg"), syn::Meta::List(meta)) => {
+                let mut tokens = Vec::new();
+                flatten(meta.tokens.clone(), &mut tokens);
+                let names = |name: &str| tokens.iter().any(|token| token.text == name);
+                names("test") && !names("not") && !names("any")
             }
             _ => false,
         }

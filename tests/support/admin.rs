@@ -1,4 +1,5 @@
 //! The admin listener's router in this process, on a database of its own, with two fleets to look at.
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,11 +85,11 @@ pub struct Call<'a> {
     pub body: Option<Value>,
 }
 
-pub fn get<'a>(token: &'a str, path: impl Into<String>) -> Call<'a> {
+pub fn get(token: &str, path: impl Into<String>) -> Call<'_> {
     Call { method: "GET", path: path.into(), token: Some(token), headers: Vec::new(), body: None }
 }
 
-pub fn post<'a>(token: &'a str, path: impl Into<String>, body: Option<Value>) -> Call<'a> {
+pub fn post(token: &str, path: impl Into<String>, body: Option<Value>) -> Call<'_> {
     Call { method: "POST", path: path.into(), token: Some(token), headers: Vec::new(), body }
 }
 
@@ -212,6 +213,18 @@ impl Rig {
         let enrollment_token = self.identity.create_enrollment_token(request).await.unwrap().0.id;
         let fingerprint = self.certificate_of(device).await;
         Fixture { fleet, fleet_name, device, device_name, fingerprint, enrollment_token }
+    }
+
+    /// Waits until every event that was committed may be given. Transactions of the whole cluster count, hence
+    /// those of other tests too.
+    pub async fn settled(&self) {
+        let waiting = "select count(*) from events where xid >= pg_snapshot_xmin(pg_current_snapshot())";
+        let settled = tokio::time::timeout(Duration::from_secs(20), async {
+            while self.number(waiting).await > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        settled.await.expect("no transaction stays open for long");
     }
 
     pub async fn number(&self, sql: &str) -> i64 {

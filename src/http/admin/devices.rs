@@ -73,7 +73,7 @@ pub async fn list(
     let rows = device_views::list(&api.store, filter, paging.fetch()).await?;
     let Page { items, next } = paging.page(rows, |row| row.id.0);
     let ids: Vec<DeviceId> = items.iter().map(|row| row.id).collect();
-    let mut latest = if ids.is_empty() { HashMap::default() } else { readings::latest_of(&api.fleet, &ids).await? };
+    let mut latest = if ids.is_empty() { HashMap::new() } else { readings::latest_of(&api.fleet, &ids).await? };
     let with_state = |row: DeviceView| Device {
         presence: row.presence.as_ref().map(presence_of),
         latest: latest.remove(&row.id).map(Reading::from),

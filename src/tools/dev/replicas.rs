@@ -144,7 +144,7 @@ pub(super) struct Replicas {
 
 impl Replicas {
     pub(super) fn start(place: &Place, ports: Ports) -> Result<Self, String> {
-        let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+        let program = crate::config::this_program().map_err(|error| format!("cannot find this program: {error}"))?;
         let mut running = Vec::new();
         for number in 1..=ports.count {
             let path = place.path(&format!("replica-{number}.log"));
