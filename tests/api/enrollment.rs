@@ -1,8 +1,8 @@
 //! Enrollment: who may, how often, with which keys, and what happens when the answer gets lost.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
-    SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, PKCS_ECDSA_P384_SHA384,
+    PKCS_ED25519, SanType,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -58,8 +58,8 @@ async fn a_token_enrolls_as_often_as_it_says_and_answers_may_get_lost() {
     enroll(&app, &token, "pump-2", &csr_of(&mine)).await.refused(401, "enrollment-token-invalid");
     enroll(&app, &token, "pump-1", &csr_of(&key())).await.refused(409, "name-taken");
     // Nor under another token.
-    let taken = enroll(&app, &app.token, "pump-1", &csr_of(&key())).await.refused(409, "name-taken");
-    assert!(taken["detail"].as_str().unwrap().contains("another name"), "{taken}");
+    let problem = enroll(&app, &app.token, "pump-1", &csr_of(&key())).await.refused(409, "name-taken");
+    assert!(problem["detail"].as_str().unwrap().contains("another name"), "{problem}");
     enroll(&app, &app.token, "pump-1", &csr_of(&mine)).await.refused(409, "name-taken");
     enroll(&app, &app.token, "pump-3", &csr_of(&mine)).await.refused(409, "key-taken");
     assert_eq!(app.count("select count(*) from devices").await, 1, "a refusal makes no device");

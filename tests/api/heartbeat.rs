@@ -21,7 +21,8 @@ async fn the_next_heartbeat_is_due_about_an_interval_later() {
     let app = TestApp::new().await;
     let mut device = app.enroll("pump-1").await;
     let mut seen = Vec::new();
-    for (body, interval) in [("", 30.0), ("{}", 30.0), (r#"{"seq":1,"status":"fine"}"#, 30.0), (r#"{"interval_s":60}"#, 60.0)]
+    for (body, interval) in
+        [("", 30.0), ("{}", 30.0), (r#"{"seq":1,"status":"fine"}"#, 30.0), (r#"{"interval_s":60}"#, 60.0)]
     {
         for _ in 0..10 {
             let mut ask = device.post("/v1/heartbeat");
@@ -47,12 +48,18 @@ async fn goodbye_and_back_again() {
     let beat = device.post("/v1/heartbeat");
     device.call(&beat).await.ok(200);
     eventually(Duration::from_secs(5), async || is(&app, &device, "online", "contact").await).await;
-    for (body, round) in [(json!({"reason": "night", "back_at": rfc3339(now() + Duration::from_hours(8))}), 1), (json!({}), 2)] {
+    for (body, round) in
+        [(json!({"reason": "night", "back_at": rfc3339(now() + Duration::from_hours(8))}), 1), (json!({}), 2)]
+    {
         let goodbye = device.post("/v1/goodbye").json(&body);
         let answer = device.call(&goodbye).await;
         assert_eq!((answer.status, answer.body.len()), (204, 0), "{}", answer.text());
         let presence = presence(&app, &device).await;
-        assert_eq!((&presence["state"], &presence["cause"]), (&json!("offline"), &json!("goodbye")), "{round}: at once");
+        assert_eq!(
+            (&presence["state"], &presence["cause"]),
+            (&json!("offline"), &json!("goodbye")),
+            "{round}: at once"
+        );
         let beat = device.post("/v1/heartbeat");
         device.call(&beat).await.ok(200);
         eventually(Duration::from_secs(5), async || is(&app, &device, "online", "contact").await).await;

@@ -33,7 +33,11 @@ async fn paths_methods_and_media_types() {
     ] {
         let answer = device.call(&Ask::of(method, path)).await;
         answer.refused(405, "method-not-allowed");
-        assert_eq!(answer.header("allow").map(|value| value.replace(' ', "")).as_deref(), Some(allow), "{method} {path}");
+        assert_eq!(
+            answer.header("allow").map(|value| value.replace(' ', "")).as_deref(),
+            Some(allow),
+            "{method} {path}"
+        );
     }
 
     for media in ["text/plain", "application/xml", "application/jsonx", "multipart/form-data"] {
@@ -94,7 +98,9 @@ async fn header_sections_that_are_too_large_or_broken() {
     if let Some(answer) = device.wire.try_answer().await {
         assert_eq!(answer.status, 431, "{}", answer.text());
     }
-    for broken in ["GET\r\n\r\n", "GET /v1/me HTTP/9.9\r\n\r\n", "\0\0\0\0\r\n\r\n", "GET /v1/me HTTP/1.1\r\nA B: c\r\n\r\n"] {
+    for broken in
+        ["GET\r\n\r\n", "GET /v1/me HTTP/9.9\r\n\r\n", "\0\0\0\0\r\n\r\n", "GET /v1/me HTTP/1.1\r\nA B: c\r\n\r\n"]
+    {
         let mut wire = app.connect(Some(&device.identity)).await;
         wire.send(broken.as_bytes()).await;
         if let Some(answer) = wire.try_answer().await {
@@ -128,7 +134,8 @@ async fn a_body_that_never_ends_is_given_up() {
     }
     // Cut in the middle: nothing is stored of it.
     let mut wire = app.connect(Some(&device.identity)).await;
-    let head = device.post("/v1/readings").header("Content-Type", "application/x-ndjson").header("Content-Length", "9999");
+    let head =
+        device.post("/v1/readings").header("Content-Type", "application/x-ndjson").header("Content-Length", "9999");
     wire.send(&head.head_only()).await;
     wire.send(format!("{}\n", reading()).as_bytes()).await;
     drop(wire);

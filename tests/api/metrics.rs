@@ -55,7 +55,15 @@ async fn metrics_can_be_read_and_name_nobody() {
     let text = answer.text();
     let (types, samples) = parse(&text);
     let id = device.identity.device;
-    for nobody in ["unmistakable", "UNMISTAKABLE", "pumps", "127.0.0.1", &id.to_string(), &id.simple().to_string(), &secret_path[1..]] {
+    for nobody in [
+        "unmistakable",
+        "UNMISTAKABLE",
+        "pumps",
+        "127.0.0.1",
+        &id.to_string(),
+        &id.simple().to_string(),
+        &secret_path[1..],
+    ] {
         assert!(!text.contains(nobody), "{nobody} is among the metrics");
     }
     assert!(!text.contains(&hex(&device.identity.fingerprint)) && !text.contains(&app.database.database));

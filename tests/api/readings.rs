@@ -105,7 +105,8 @@ async fn one_id_with_two_contents_is_a_conflict() {
 async fn operators_read_what_was_stored_as_it_was_sent() {
     let app = TestApp::new().await;
     let mut device = app.enroll("pump-1").await;
-    let values = json!({"f": 0.1, "tiny": 5e-324, "big": 1.797_693_134_862_315_7e308, "b": true, "s": "é\u{1f600}\\\""});
+    let values =
+        json!({"f": 0.1, "tiny": 5e-324, "big": 1.797_693_134_862_315_7e308, "b": true, "s": "é\u{1f600}\\\""});
     let ts = rfc3339(now());
     device.store(&json!({"ts": ts, "values": values})).await.ok(200);
     let latest = app.admin_get(&format!("/v1/devices/{}/readings/latest", device.identity.device)).await;

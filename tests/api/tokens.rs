@@ -165,7 +165,10 @@ async fn a_token_belongs_to_one_certificate_and_one_listener() {
     // Right key and audience for the listener, wrong kind of claims.
     let forger = Forger::new(&app, "token-operator.key", &app.admin);
     let device_claims = with(read(&one.token, 1), "aud", json!("everbeat-admin"));
-    admin.call(&Ask::get("/v1/whoami").bearer(&forger.sign(&forger.header, &device_claims))).await.refused(401, "token-invalid");
+    admin
+        .call(&Ask::get("/v1/whoami").bearer(&forger.sign(&forger.header, &device_claims)))
+        .await
+        .refused(401, "token-invalid");
     let unrecorded = forger.claim("jti", json!(Uuid::new_v4()));
     admin.call(&Ask::get("/v1/whoami").bearer(&unrecorded)).await.refused(401, "token-invalid");
     admin.call(&Ask::get("/v1/whoami").bearer(&forger.expired())).await.refused(401, "token-expired");

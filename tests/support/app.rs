@@ -119,7 +119,8 @@ impl TestApp {
         let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some(identity) => {
-                let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
+                let chain =
+                    CertificateDer::pem_slice_iter(identity.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
                 let key = PrivateKeyDer::from_pem_slice(identity.key.serialize_pem().as_bytes()).unwrap();
                 builder.with_client_auth_cert(chain, key).unwrap()
             }
@@ -230,9 +231,10 @@ fn settings(database: &StoreSettings, pki_dir: &std::path::Path, extra: &str) ->
     .concat();
     let (host, port) = &database.hosts[0];
     let text = format!(
-        "[replica]\ndev = true\n[pki]\ndir = {pki_dir:?}\n[devices]\naddr = \"127.0.0.1:0\"\n\
+        "[replica]\ndev = true\n[pki]\ndir = \"{}\"\n[devices]\naddr = \"127.0.0.1:0\"\n\
          [admin]\naddr = \"127.0.0.1:0\"\n[ops]\naddr = \"127.0.0.1:0\"\n\
          [database]\nhosts = [\"{host}:{port}\"]\nname = {:?}\ntls = \"disable\"\n{users}",
+        pki_dir.display(),
         database.database
     );
     let files: Vec<PathBuf> = [("base", text.as_str()), ("extra", extra)]
@@ -250,11 +252,8 @@ async fn set_up(settings: &Settings) -> String {
     let tasks = Tasks::new(Shutdown::new());
     let random = Random::from_os();
     deploy::init(settings, &tasks, random.clone(), &[], false).await.unwrap();
-    let request = MintRequest {
-        subject: "root".to_owned(),
-        roles: vec![(None, Role::Admin)],
-        ttl: Duration::from_hours(1),
-    };
+    let request =
+        MintRequest { subject: "root".to_owned(), roles: vec![(None, Role::Admin)], ttl: Duration::from_hours(1) };
     let token = deploy::mint(settings, &tasks, random, request).await.unwrap();
     tasks.shutdown().abort();
     token
@@ -326,17 +325,17 @@ impl Caller {
 /// A certificate by any CA, for any time.
 pub fn issue(issuer: &Issuer, device: Uuid, at: OffsetDateTime, ttl: Duration) -> Identity {
     let key = KeyPair::generate().unwrap();
-    let issued = issuer.issue(&checked(&key), DeviceId(device), at, ttl).unwrap();
+    let made = issuer.issue(&checked(&key), DeviceId(device), at, ttl).unwrap();
     Identity {
         device,
         name: String::new(),
-        chain: issued.pem_chain,
+        chain: made.pem_chain,
         key,
-        fingerprint: issued.fingerprint.0,
-        spki_sha256: issued.spki_sha256,
-        serial: issued.serial,
-        not_before: issued.not_before,
-        not_after: issued.not_after,
+        fingerprint: made.fingerprint.0,
+        spki_sha256: made.spki_sha256,
+        serial: made.serial,
+        not_before: made.not_before,
+        not_after: made.not_after,
     }
 }
 

@@ -75,7 +75,7 @@ async fn copy(
     before: impl Fn(usize) -> bool,
     after: impl Fn(usize) -> bool,
 ) {
-    let mut step = [0; 16 * 1024];
+    let mut step = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut step).await.unwrap_or(0);
         if read == 0 || before(read) || to.write_all(&step[..read]).await.is_err() || after(read) {

@@ -2,6 +2,7 @@
 //! accounted for.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,10 +72,10 @@ impl Ask {
     pub fn encode(&self) -> Vec<u8> {
         let mut text = format!("{}Host: localhost\r\n", self.head);
         for (name, value) in &self.headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(text, "{name}: {value}\r\n");
         }
         if self.has_length || !self.body.is_empty() {
-            text.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
+            let _ = write!(text, "Content-Length: {}\r\n", self.body.len());
         }
         text.push_str("\r\n");
         let mut bytes = text.into_bytes();
@@ -166,17 +167,17 @@ impl Wire {
     }
 
     pub async fn answer(&mut self) -> Answer {
-        self.try_answer().await.expect("an answer")
+        self.try_answer().await.unwrap()
     }
 
     /// `None` if the connection ended before the answer did.
     pub async fn try_answer(&mut self) -> Option<Answer> {
-        tokio::time::timeout(LIMIT, self.read_answer()).await.expect("an answer in time")
+        tokio::time::timeout(LIMIT, self.read_answer()).await.unwrap()
     }
 
     /// Has an answer begun to arrive within `limit`?
     pub async fn answers_within(&mut self, limit: Duration) -> bool {
-        self.came.len() > 0 || tokio::time::timeout(limit, self.more()).await.is_ok_and(|more| more.is_some())
+        !self.came.is_empty() || tokio::time::timeout(limit, self.more()).await.is_ok_and(|more| more.is_some())
     }
 
     async fn read_answer(&mut self) -> Option<Answer> {
@@ -229,9 +230,7 @@ impl Wire {
     }
 
     async fn more(&mut self) -> Option<()> {
-        let mut step = [0; 16 * 1024];
-        let read = self.stream.read(&mut step).await.unwrap_or(0);
-        self.came.extend_from_slice(&step[..read]);
+        let read = self.stream.read_buf(&mut self.came).await.unwrap_or(0);
         (read > 0).then_some(())
     }
 }
