@@ -187,8 +187,12 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     text
 }
 
-/// Depth, and NUL in strings: PostgreSQL takes it neither in text nor in jsonb.
+/// Depth, and NUL in strings: PostgreSQL takes it neither in text nor in jsonb. And no array for a body, since serde
+/// would take its elements for the fields of the type, in their order.
 fn scan(body: &[u8]) -> Result<(), ApiError> {
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(ApiError::field("", "must be an object"));
+    }
     let (mut depth, mut in_string) = (0_usize, false);
     let mut at = 0;
     while let Some(byte) = body.get(at) {
@@ -249,6 +253,8 @@ mod tests {
             (r#"{"other": 1}"#, Slug::Invalid),
             (r#"{"list": [1, 300]}"#, Slug::Invalid),
             (r#"{"list": [], "list": []}"#, Slug::Invalid),
+            ("[]", Slug::Invalid),
+            (" [[1, 2]]", Slug::Invalid),
             (r#"{"any": "a\u0000"}"#, Slug::Invalid),
         ] {
             assert_eq!(slug(body), Err(expected), "{}", &body[..body.len().min(40)]);

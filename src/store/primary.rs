@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use super::error::StoreError;
 use super::session::Session;
 use super::settings::{Plane, StoreSettings};
-use super::statement::Statement;
 use crate::lifecycle::tasks::Tasks;
 use crate::observe;
 
@@ -23,7 +22,10 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// A primary that misses this many rounds is not offered to anybody until it answers again.
 const MISSES_MAX: u32 = 2;
 
-static PROBE: Statement = Statement { name: "primary_probe", sql: include_str!("sql/primary_probe.sql") };
+crate::statements! {
+    /// Writable or not, and on which timeline.
+    PROBE = "primary_probe";
+}
 
 /// The node that takes writes. Two values are equal when no connection needs to be replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,146 @@
+//! Who connects: certificates that are none, not ours, not now, or not any more.
+
+use std::time::Duration;
+
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::app::{Identity, TestApp, csr_of, eventually, hex, issue, now, other_ca, reading};
+use crate::wire::{Answer, Ask};
+
+const HOUR: Duration = Duration::from_hours(1);
+const WITHIN: Duration = Duration::from_secs(1);
+
+/// What a certificate gets at a route that takes a token too, and at the one that gives tokens.
+async fn at_both(app: &TestApp, identity: Option<&Identity>) -> [Answer; 2] {
+    let mut wire = app.connect(identity).await;
+    let token = wire.call(&Ask::post("/v1/token")).await;
+    let mut wire = app.connect(identity).await;
+    [token, wire.call(&Ask::post("/v1/readings").bearer(&app.admin).json(&reading())).await]
+}
+
+async fn refused(app: &TestApp, identity: Option<&Identity>, expected: (u16, &str, &str)) {
+    let (status, slug, help) = expected;
+    for answer in at_both(app, identity).await {
+        let problem = answer.refused(status, slug);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(help), "{slug}: {detail}");
+    }
+    app.still_serves(slug).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_that_are_no_good() {
+    let app = TestApp::new().await;
+    let device = app.enroll("pump-1").await.identity.device;
+    refused(&app, None, (401, "certificate-required", "enrollment")).await;
+
+    let foreign = issue(&other_ca(), device, now(), HOUR);
+    refused(&app, Some(&foreign), (401, "certificate-untrusted", "enrollment")).await;
+
+    let expired = app.issue(device, now() - 10 * HOUR, HOUR);
+    refused(&app, Some(&expired), (401, "certificate-expired", "/v1/renew")).await;
+    app.record(&expired).await;
+    refused(&app, Some(&expired), (401, "certificate-expired", "/v1/renew")).await;
+
+    // A stranger's certificate is a stranger's first, and expired second.
+    let foreign = issue(&other_ca(), device, now() - 10 * HOUR, HOUR);
+    refused(&app, Some(&foreign), (401, "certificate-untrusted", "enrollment")).await;
+
+    let early = app.issue(device, now() + HOUR, HOUR);
+    app.record(&early).await;
+    refused(&app, Some(&early), (401, "certificate-not-yet-valid", "clock")).await;
+
+    let unknown = app.issue(device, now(), HOUR);
+    refused(&app, Some(&unknown), (401, "certificate-unknown", "Enroll again")).await;
+    let nobody = app.issue(Uuid::now_v7(), now(), HOUR);
+    refused(&app, Some(&nobody), (401, "certificate-unknown", "Enroll again")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replicas_own_certificate_is_no_devices() {
+    let app = TestApp::new().await;
+    let mut server = app.issue(Uuid::now_v7(), now(), HOUR);
+    server.chain.clone_from(&app.pki.server_chain_pem);
+    server.key = rcgen::KeyPair::from_pem(secrecy::ExposeSecret::expose_secret(&app.pki.server_key_pem)).unwrap();
+    refused(&app, Some(&server), (401, "certificate-untrusted", "enrollment")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_certificate_stays_revoked() {
+    let app = TestApp::new().await;
+    let mut device = app.enroll("pump-1").await;
+    device.me().await.ok(200);
+    let path = format!("/v1/certificates/{}/revoke", hex(&device.identity.fingerprint));
+    let first = app.admin_post(&path, &json!({"reason": "stolen"})).await.ok(200);
+    assert_eq!(first["revoked"], json!([hex(&device.identity.fingerprint)]));
+    let second = app.admin_post(&path, &json!({})).await.ok(200);
+    assert_eq!((&second["revoked"], &second["certificate"]["revoke_reason"]), (&json!([]), &json!("stolen")));
+    eventually(WITHIN, async || device.me().await.status == 401).await;
+    device.me().await.refused(401, "certificate-revoked");
+    refused(&app, Some(&device.identity), (401, "certificate-revoked", "operator")).await;
+    let renewal = json!({"csr": csr_of(&device.identity.key)});
+    device.call(&Ask::post("/v1/renew").json(&renewal)).await.refused(401, "certificate-revoked");
+    // Nor does the key come back under another name.
+    let again = json!({"token": app.token, "name": "pump-2", "csr": csr_of(&device.identity.key)});
+    app.connect(None).await.call(&Ask::post("/v1/enroll").json(&again)).await.refused(409, "key-taken");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspended_device_waits_for_its_resumption() {
+    let app = TestApp::new().await;
+    let mut device = app.enroll("pump-1").await;
+    device.me().await.ok(200);
+    let path = format!("/v1/devices/{}", device.identity.device);
+    let answer = app.admin_post(&format!("{path}/suspend"), &json!({})).await.ok(200);
+    assert_eq!(answer["state"], "suspended");
+    eventually(WITHIN, async || device.me().await.status == 403).await;
+    let problem = device.me().await.refused(403, "device-suspended");
+    assert!(problem["detail"].as_str().unwrap().contains("resume"));
+    refused(&app, Some(&device.identity), (403, "device-suspended", "resume")).await;
+    let renewal = json!({"csr": csr_of(&device.identity.key)});
+    device.call(&Ask::post("/v1/renew").json(&renewal)).await.refused(403, "device-suspended");
+    app.admin_post(&format!("{path}/resume"), &json!({})).await.ok(200);
+    eventually(WITHIN, async || device.me().await.status == 200).await;
+    device.store(&reading()).await.ok(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_certificate_may_be_renewed_within_the_window() {
+    let app = TestApp::new().await;
+    let device = app.enroll("pump-1").await.identity;
+    let expired = app.issue(device.device, now() - 10 * HOUR, HOUR);
+    let renewal = Ask::post("/v1/renew").json(&json!({"csr": csr_of(&expired.key)}));
+    // Ours by its signature, but unknown: the window is for credentials.
+    app.connect(Some(&expired)).await.call(&renewal).await.refused(401, "certificate-unknown");
+    app.record(&expired).await;
+    let answer = app.connect(Some(&expired)).await.call(&renewal).await.ok(200);
+    assert_eq!(answer["device"]["id"], json!(device.device));
+    let name = answer["device"]["name"].clone();
+    assert_eq!(name, "pump-1");
+    let key = rcgen::KeyPair::from_pem(&expired.key.serialize_pem()).unwrap();
+    let mut renewed = app.caller(Identity::of(&answer, key)).await;
+    renewed.store(&reading()).await.ok(200);
+
+    let sql = "update fleets set renew_expired_within_s = 3600";
+    crate::support::TestCluster::shared().owner_batch(&app.database.database, sql).await;
+    let late = app.connect(Some(&expired)).await.call(&renewal).await.refused(401, "certificate-expired");
+    assert!(late["detail"].as_str().unwrap().contains("enroll again"), "{late}");
+    app.connect(None).await.call(&renewal).await.refused(401, "certificate-required");
+    let foreign = issue(&other_ca(), device.device, now() - 10 * HOUR, HOUR);
+    app.connect(Some(&foreign)).await.call(&renewal).await.refused(401, "certificate-untrusted");
+    app.still_serves("renewals").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_ends_during_a_connection_is_refused_on_it() {
+    let app = TestApp::new().await;
+    let device = app.enroll("pump-1").await.identity.device;
+    let brief = app.issue(device, now(), Duration::from_secs(4));
+    app.record(&brief).await;
+    let mut caller = app.caller(brief).await;
+    caller.store(&reading()).await.ok(200);
+    eventually(Duration::from_secs(8), async || caller.me().await.status == 401).await;
+    caller.me().await.refused(401, "certificate-expired");
+    app.still_serves("an expiry").await;
+}

@@ -1,0 +1,24 @@
+//! The HTTP contract from outside: a whole replica, and callers who keep to it or do not. After each hostile request an
+//! honest device on the same replica is still served.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../support/app.rs"]
+mod app;
+#[path = "../support/proxy.rs"]
+mod proxy;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/wire.rs"]
+mod wire;
+
+mod bodies;
+mod certificates;
+mod enrollment;
+mod heartbeat;
+mod http;
+mod metrics;
+mod promise;
+mod readings;
+mod revocation;
+mod tokens;
