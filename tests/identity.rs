@@ -14,7 +14,7 @@ use everbeat::domain::time::Clock;
 use everbeat::identity::operators::{EnrollmentTokenRequest, Mint};
 use everbeat::identity::pki::{self, Pki};
 use everbeat::identity::{
-    AuthError, CacheSettings, DeviceState, Identity, IdentityError, IdentitySettings, Parts, keys,
+    AuthError, CacheSettings, DeviceCaller, DeviceState, Identity, IdentityError, IdentitySettings, Parts, keys,
 };
 use everbeat::lifecycle::readiness::{Check, Readiness};
 use everbeat::net::{ConnInfo, Listener, Peer, PeerCert, Rejection};
@@ -314,18 +314,29 @@ async fn a_blind_replica_remembers_for_heartbeats_only() {
     let token = here.token(&identity, 2, None).await;
     let known = identity.enroll(&request(&token, "pump-1", &key())).await.unwrap();
     let unknown = identity.enroll(&request(&token, "pump-2", &key())).await.unwrap();
+    let operator = Mint { subject: "ann".to_owned(), grants: None, ttl: Duration::from_mins(10) };
+    let operators = identity.mint(operator).await.unwrap();
     // A lock holds up the replica's next tick, due within two seconds: from then on no proof arrives, and no change is
     // applied either (the device's own enrollment would take it out of the cache once).
     let (owner, _connection) = TestCluster::shared().owner(&here.store.settings.database).await;
     owner.batch_execute("begin; lock table replicas in access exclusive mode").await.unwrap();
     tokio::time::sleep(Duration::from_millis(2_500)).await;
-    identity.device(&calls(&known)).await.unwrap();
+    let caller = identity.device(&calls(&known)).await.unwrap();
+    let bearer = identity.device_token(&caller).unwrap().access_token;
+    let elsewhere = DeviceCaller { certificate: certificate(&unknown), ..caller };
+    let other = identity.device_token(&elsewhere).unwrap().access_token;
     here.clock.advance(Duration::from_secs(11));
     assert!(!identity.freshness().is_fresh());
     assert!(matches!(identity.device(&calls(&known)).await, Err(AuthError::Blind)));
     assert!(matches!(identity.operator("x").await, Err(AuthError::Blind)));
-    assert_eq!(identity.device_cached(&calls(&known)).await.unwrap().device.id, known.device.id);
-    assert!(matches!(identity.device_cached(&calls(&unknown)).await, Err(AuthError::Blind)));
+    assert_eq!(identity.device_cached(&calls(&known), &bearer).await.unwrap().device.id, known.device.id);
+    assert!(matches!(identity.device_cached(&calls(&unknown), &bearer).await, Err(AuthError::Blind)));
+    for wrong in ["", "x", &operators.text] {
+        let refused = identity.device_cached(&calls(&known), wrong).await;
+        assert!(matches!(refused, Err(AuthError::TokenRequired | AuthError::TokenInvalid)), "{wrong:?}");
+    }
+    let of_another = identity.device_cached(&calls(&known), &other).await;
+    assert!(matches!(of_another, Err(AuthError::TokenMismatch)));
     owner.batch_execute("rollback").await.unwrap();
     eventually(Duration::from_secs(8), async || identity.device(&calls(&unknown)).await.is_ok()).await;
 }

@@ -84,25 +84,39 @@ fn connection(parts: &Parts) -> Result<Arc<ConnInfo>, ApiError> {
 
 async fn device(row: &Row, parts: &Parts, with_token: bool) -> Result<Arc<DeviceCaller>, ApiError> {
     let (identity, connection) = (identity(row)?, connection(parts)?);
-    let judged = if with_token {
-        // The certificate first: without one, a token says nothing.
-        match bearer(&parts.headers) {
-            Ok(token) => identity.device_with_token(&connection, token).await,
-            Err(error) => identity.device(&connection).await.and(Err(error)),
+    let token = with_token.then(|| bearer(&parts.headers));
+    let judged = judge(identity, &connection, token, row.info.may_be_blind).await;
+    if let Some(presence) = row.shared.presence.as_ref() {
+        match &judged {
+            Ok(caller) if row.info.is_contact => presence.touch(contact(caller)),
+            // The device was here, and it is our fault that nobody noted it.
+            Err(AuthError::Blind | AuthError::Store(_)) => presence.shed(),
+            _ => {}
         }
-    } else {
-        identity.device(&connection).await
-    };
-    let caller = match judged {
-        Ok(caller) => caller,
-        // A heartbeat is a sign of life, not a change: what was known when we last saw the log will do.
-        Err(AuthError::Blind) if row.info.may_be_blind => identity.device_cached(&connection).await?,
-        Err(error) => return Err(error.into()),
-    };
-    if let Some(presence) = row.shared.presence.as_ref().filter(|_| row.info.is_contact) {
-        presence.touch(contact(&caller));
     }
-    Ok(Arc::new(caller))
+    Ok(Arc::new(judged?))
+}
+
+/// `token`: what was sent, where the route asks for one.
+async fn judge(
+    identity: &Identity,
+    connection: &ConnInfo,
+    token: Option<Result<&str, AuthError>>,
+    may_be_blind: bool,
+) -> Result<DeviceCaller, AuthError> {
+    let Some(token) = token else {
+        return identity.device(connection).await;
+    };
+    // The certificate first: without one, a token says nothing.
+    let judged = match &token {
+        Ok(token) => identity.device_with_token(connection, token).await,
+        Err(error) => identity.device(connection).await.and(Err(error.clone())),
+    };
+    match judged {
+        // A heartbeat is a sign of life, not a change: what was known when we last saw the log will do.
+        Err(AuthError::Blind) if may_be_blind => identity.device_cached(connection, token?).await,
+        judged => judged,
+    }
 }
 
 /// What presence hears of a request.

@@ -43,9 +43,12 @@ impl Identity {
     }
 
     /// The same from the caches alone, also when blind: for heartbeats, which may be taken from known devices while
-    /// the change log cannot be read. [`AuthError::Blind`] for a device that is not in the caches.
-    pub async fn device_cached(&self, conn: &ConnInfo) -> Result<DeviceCaller, AuthError> {
-        counted(self.remembered(conn).await)
+    /// the change log cannot be read. The token is judged as ever: that takes no database. [`AuthError::Blind`] for a
+    /// device that is not in the caches.
+    pub async fn device_cached(&self, conn: &ConnInfo, bearer: &str) -> Result<DeviceCaller, AuthError> {
+        let caller = counted(self.remembered(conn).await)?;
+        counted(self.bound(&caller, bearer).await)?;
+        Ok(caller)
     }
 
     /// The device behind the certificate, which must also show a token that is bound to it (RFC 8705, 3).
