@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::response::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -77,7 +77,7 @@ impl ApiError {
     }
 
     pub fn fields(errors: Vec<FieldError>) -> Self {
-        let mut this = Self::new(Slug::Invalid);
+        let mut this = Self::because(Slug::Invalid, "See `errors`: each names a field and what is wrong with it.");
         this.0.errors = errors;
         this
     }
@@ -160,8 +160,6 @@ pub struct Rendering<'a> {
     pub random: &'a Random,
     /// The route speaks OAuth 2: every error has a code of RFC 6749.
     pub oauth: bool,
-    /// HTTP/1: the connection cannot be used again when the body was not read.
-    pub http1: bool,
 }
 
 /// Makes a problem of a raised error, and of an error that the framework answered by itself. Headers that layers set
@@ -183,9 +181,6 @@ pub fn render(response: Response, with: &Rendering<'_>) -> Response {
     }
     if let Some(challenge) = challenge(slug) {
         parts.headers.insert(WWW_AUTHENTICATE, challenge);
-    }
-    if with.http1 && matches!(slug, Slug::BodyTimeout | Slug::TooLarge) {
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let mut problem = error.problem(with.request_id, pause);
     if with.oauth && problem.error.is_none() {

@@ -5,8 +5,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::CACHE_CONTROL;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Version};
+use axum::http::header::{CACHE_CONTROL, CONNECTION};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -16,6 +16,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 use super::api::Shared;
 use super::error::{self, ApiError, Rendering};
 use super::route::RouteInfo;
+use super::unread::Unread;
 use crate::domain::time::Clock;
 use crate::observe::http::{Series, UNMATCHED};
 use crate::observe::net::Port;
@@ -63,14 +64,19 @@ pub async fn frame_unmatched(State(unmatched): State<Unmatched>, request: Reques
 async fn framed(shared: &Shared, series: Series, oauth: bool, mut request: Request, next: Next) -> Response {
     let RequestId(id) = request_id(request.headers(), &shared.clock);
     request.extensions_mut().insert(RequestId(id.clone()));
-    let http1 = request.version() < Version::HTTP_2;
+    let (request, unread) = Unread::of(request);
     let span = tracing::info_span!("request", request_id = %id, listener = series.port.as_str(), method = series.method, route = series.route);
     async move {
         let in_flight = observe::http::begin(series);
         let caught = AssertUnwindSafe(next.run(request)).catch_unwind().await;
         let response = caught.unwrap_or_else(|panic| panicked(series.port, panic.as_ref()));
-        let with = Rendering { request_id: &id, random: &shared.random, oauth, http1 };
+        let refused = response.status().is_client_error() || response.status().is_server_error();
+        let closes = refused && !unread.take_in().await;
+        let with = Rendering { request_id: &id, random: &shared.random, oauth };
         let mut response = error::render(response, &with);
+        if closes {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(X_REQUEST_ID, value);
         }

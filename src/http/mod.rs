@@ -35,6 +35,7 @@ pub mod precondition;
 pub mod reference;
 pub mod route;
 mod routes;
+mod unread;
 
 mod admin;
 mod device;
