@@ -78,9 +78,10 @@ impl Clock {
     }
 }
 
-/// The point `micros` after 1970, if the calendar has it.
+/// The point `micros` after 1970, if its year is 0001 to 9999: what RFC 3339 can write and PostgreSQL can hold.
 pub fn from_unix_us(micros: i64) -> Option<OffsetDateTime> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).ok()
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).ok()?;
+    (1..=9_999).contains(&at.year()).then_some(at)
 }
 
 /// Microseconds since 1970.
@@ -104,7 +105,7 @@ pub fn rfc3339(at: OffsetDateTime) -> String {
     )
 }
 
-/// Parses any RFC 3339 time, cut to microseconds. Years 0000 to 9999 (RFC 3339, 5.6).
+/// Parses any RFC 3339 time, cut to microseconds. Years 0001 to 9999, in UTC.
 pub fn parse_rfc3339(text: &str) -> Option<OffsetDateTime> {
     let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     from_unix_us(unix_us(at))
@@ -123,6 +124,21 @@ mod tests {
         for bad in ["", "2026-11-23", "2026-11-23T10:00:00", "2026-13-01T00:00:00Z"] {
             assert_eq!(parse_rfc3339(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_calendar_has_an_end_on_either_side() {
+        let (first, last) = ("0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z");
+        for text in [first, last] {
+            let at = parse_rfc3339(text).unwrap();
+            assert_eq!((rfc3339(at), from_unix_us(unix_us(at))), (text.to_owned(), Some(at)));
+        }
+        let us = |text| unix_us(parse_rfc3339(text).unwrap());
+        for beyond in [us(first) - 1, us(last) + 1, -300_000_000_000_000_000, i64::MIN, i64::MAX] {
+            assert_eq!(from_unix_us(beyond), None, "{beyond}");
+        }
+        assert_eq!(parse_rfc3339("0000-12-31T23:59:59Z"), None);
+        assert_eq!(parse_rfc3339("0001-01-01T00:00:00+01:00"), None, "in UTC it is a year earlier");
     }
 
     #[test]

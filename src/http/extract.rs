@@ -189,7 +189,7 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
 
 /// Depth, and NUL in strings: PostgreSQL takes it neither in text nor in jsonb. And no array for a body, since serde
 /// would take its elements for the fields of the type, in their order.
-fn scan(body: &[u8]) -> Result<(), ApiError> {
+pub(super) fn scan(body: &[u8]) -> Result<(), ApiError> {
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(ApiError::field("", "must be an object"));
     }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use super::extract::scan;
 use crate::wire::Page;
 use crate::wire::problem::Slug;
 
@@ -46,6 +47,11 @@ impl<K: Serialize + DeserializeOwned> Paging<K> {
         let seal = seal(route, filters)?;
         let after = cursor.map(|cursor| open(cursor, seal).ok_or_else(bad_cursor)).transpose()?;
         Ok(Self { limit, after, seal })
+    }
+
+    /// The key as the store takes it. A key that `read` makes nothing of was edited: `bad-cursor`.
+    pub fn after_as<T>(&self, read: impl FnOnce(&K) -> Option<T>) -> Result<Option<T>, ApiError> {
+        self.after.as_ref().map(|key| read(key).ok_or_else(bad_cursor)).transpose()
     }
 
     /// How many rows to fetch: one more than the page has, to know whether there is another.
@@ -99,7 +105,10 @@ fn open<K: DeserializeOwned>(cursor: &str, seal: Seal) -> Option<K> {
         return None;
     }
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
-    serde_json::from_slice(bytes.strip_prefix(&seal)?).ok()
+    let key = bytes.strip_prefix(&seal)?;
+    // No key of ours holds NUL, and PostgreSQL does not take it.
+    scan(key).ok()?;
+    serde_json::from_slice(key).ok()
 }
 
 #[cfg(test)]
@@ -122,6 +131,17 @@ mod tests {
         for cursor in ["", "x", "AAAA", &cursor[1..], &format!("{cursor}AA"), &"A".repeat(2_000)] {
             assert_eq!(ask("a", None, Some(cursor)).unwrap_err(), Slug::BadCursor, "{cursor}");
         }
+    }
+
+    #[test]
+    fn an_edited_key_is_refused() {
+        let cursor = |key: &str| ask("a", None, None).unwrap().cursor(&(key.to_owned(), 7)).unwrap();
+        assert_eq!(ask("a", None, Some(&cursor("a\0b"))).unwrap_err(), Slug::BadCursor);
+        assert!(ask("a", None, Some(&cursor("a\\u0000b"))).is_ok(), "no NUL, only its name");
+        let paging = ask("a", None, Some(&cursor("x"))).unwrap();
+        assert_eq!(paging.after_as(|(_, n)| Some(*n)).unwrap(), Some(7));
+        assert_eq!(paging.after_as(|_| None::<u64>).unwrap_err().slug(), Slug::BadCursor);
+        assert_eq!(ask("a", None, None).unwrap().after_as(|_| None::<u64>).unwrap(), None);
     }
 
     #[test]

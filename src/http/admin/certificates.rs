@@ -41,7 +41,7 @@ pub async fn list(
         asked.limit,
         asked.cursor.as_deref(),
     )?;
-    let before = paging.after.as_ref().and_then(|(at, print)| Some((from_unix_us(*at)?, print.parse().ok()?)));
+    let before = paging.after_as(|(at, print)| Some((from_unix_us(*at)?, print.parse().ok()?)))?;
     let filter = CredentialFilter { device: Some(device), before, ..CredentialFilter::default() };
     let rows = credential_views::list(&api.store, filter, paging.fetch()).await?;
     let Page { items, next } = paging.page(rows, |row| (unix_us(row.created_at), row.fingerprint.to_string()));

@@ -65,7 +65,7 @@ pub async fn list(
         to,
         order: if order == Order::Asc { readings::Order::OldestFirst } else { readings::Order::NewestFirst },
         metric: asked.metric,
-        after: paging.after.and_then(|(ts, digest)| Some(Cursor { ts: from_unix_us(ts)?, digest })),
+        after: paging.after_as(|(ts, digest)| Some(Cursor { ts: from_unix_us(*ts)?, digest: *digest }))?,
         limit: paging.limit(),
     };
     let (items, next) = readings::page(&api.fleet, query).await?;
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(us("1500"), Ok(1_500_000));
         assert_eq!(us("1970-01-01T00:00:01Z"), Ok(1_000_000));
         assert_eq!(us("1970-01-01T01:00:01+01:00"), Ok(1_000_000));
-        for bad in ["", "yesterday", "9223372036854775807", "9223372036854775808"] {
+        for bad in ["", "yesterday", "-300000000000000", "9223372036854775807", "9223372036854775808"] {
             assert_eq!(us(bad), Err(Slug::Invalid), "{bad}");
         }
         assert_eq!(moment("?to", None, END_OF_TIME_US).map(unix_us).ok(), Some(END_OF_TIME_US));
