@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
@@ -18,6 +19,10 @@ use super::reload::TlsHandle;
 use super::settings::ListenerSettings;
 use crate::observe;
 use crate::observe::net::Refusal;
+
+/// From the permit to the end of the handshake, and never beyond the deadline of all of it. A caller who falls silent
+/// after its ClientHello holds a permit this long. Shorter: links with a round trip of a second never get through.
+const SHAKE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Numbers the connections of the process.
 static NUMBER: AtomicU64 = AtomicU64::new(1);
@@ -95,8 +100,8 @@ impl Door {
         let _turn = self.handshakes.acquire().await.map_err(|_| Refusal::Draining)?;
         let _held = observe::net::handshake_in_progress(port);
         let live = self.tls.live();
-        let stream = hello.into_stream(Arc::clone(&live.server)).await;
-        let stream = stream.map_err(|error| tls_refusal(&error, remote))?;
+        let stream = timeout(SHAKE_DEADLINE, hello.into_stream(Arc::clone(&live.server))).await;
+        let stream = stream.map_err(|_| Refusal::HandshakeTimeout)?.map_err(|error| tls_refusal(&error, remote))?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = live.judge.as_ref().map_or(Peer::None, |judge| judge.judge(chain));
         observe::net::handshake(port, began.elapsed());

@@ -47,7 +47,7 @@ pub struct UnverifiedSettings {
 pub struct ListenerSettings {
     pub connections: ConnectionSettings,
     /// Handshakes that compute at the same time (64). Taken after the ClientHello is there, so that silent callers do
-    /// not hold one. Too low: after a failover a fleet reconnects slowly. Too high: all handshakes get slow together,
+    /// not hold one, and for two seconds at most. Too low: after a failover a fleet reconnects slowly. Too high: all handshakes get slow together,
     /// and time out together.
     pub handshakes_max: usize,
     /// PROXY header, wait for a handshake permit, and TLS handshake together (10 s).

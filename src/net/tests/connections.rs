@@ -74,8 +74,8 @@ async fn a_drain_finishes_what_has_begun_and_nothing_else() {
     let mut unused = rig.connect(rig.config(None, &[])).await.unwrap();
     let mut silent = TcpStream::connect(rig.address).await.unwrap();
     let steer = async {
-        rig.waiting.notified().await;
-        rig.waiting.notified().await;
+        rig.waiting.take().await;
+        rig.waiting.take().await;
         rig.tasks.shutdown().drain();
         idle1.closed().await;
         idle2.closed().await;
@@ -87,18 +87,9 @@ async fn a_drain_finishes_what_has_begun_and_nothing_else() {
             }
         };
         timeout(PATIENCE, refused).await.expect("the socket is closed");
-        rig.go.notify_one();
-        rig.go.notify_one();
+        rig.go.give(2);
     };
-    // One after the other, so that each announces itself.
-    let (first, second, ()) = tokio::join!(
-        busy1.get("/wait"),
-        async {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            busy2.get("/wait").await
-        },
-        steer
-    );
+    let (first, second, ()) = tokio::join!(busy1.get("/wait"), busy2.get("/wait"), steer);
     assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
     assert_eq!(rig.tasks.finish(PATIENCE).await, None);
     assert!(!rig.tasks.shutdown().is_aborting(), "everything ended by itself");
@@ -111,7 +102,7 @@ async fn an_abort_ends_what_hangs() {
         let stream = rig.connect(rig.config(None, &[alpn])).await.unwrap();
         let mut client = if alpn == "h2" { Client::http2(stream).await } else { Client::http1(stream).await };
         crate::lifecycle::tasks::spawn(async move { client.get("/wait").await });
-        rig.waiting.notified().await;
+        rig.waiting.take().await;
     }
     rig.tasks.shutdown().drain();
     let limit = Duration::from_millis(200);

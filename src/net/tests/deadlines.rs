@@ -40,6 +40,21 @@ async fn a_handshake_that_does_not_come_ends_and_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn silence_after_the_hello_holds_a_permit_for_a_short_time() {
+    let rig = Rig::device(connect_settings(|s| s.handshakes_max = 1)).await;
+    let mut hello = Vec::new();
+    let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+    let client = rustls::ClientConnection::new(std::sync::Arc::new(rig.config(None, &[])), name);
+    client.unwrap().write_tls(&mut hello).unwrap();
+    let mut silent = TcpStream::connect(rig.address).await.unwrap();
+    silent.write_all(&hello).await.unwrap();
+    // The server's first flight: the permit is held.
+    silent.readable().await.unwrap();
+    assert!(rig.get(None, "/").await.is_ok(), "the deadline of the whole handshake is minutes away");
+    read_to_end(&mut silent).await;
+}
+
+#[tokio::test]
 async fn a_first_request_that_does_not_come_ends_the_connection() {
     let rig = Rig::device(connect_settings(|s| s.connections.first_request_deadline = SHORT)).await;
     for (alpn, beginning) in [("http/1.1", "GET / HTTP/1.1\r\nHost:"), ("h2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")] {
@@ -83,9 +98,7 @@ async fn a_request_in_flight_is_not_idle() {
     let mut http2 = Client::http2(rig.connect(rig.config(None, &["h2"])).await.unwrap()).await;
     let later = async {
         tokio::time::sleep(SHORT * 3).await;
-        // Both wait, or one gets the permit that is kept for it.
-        rig.go.notify_one();
-        rig.go.notify_one();
+        rig.go.give(2);
     };
     let (first, second, ()) = tokio::join!(http1.get("/wait"), http2.get("/wait"), later);
     assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");

@@ -17,7 +17,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -61,9 +61,27 @@ pub struct Rig {
     pub root: Ca,
     pub issuing: Ca,
     /// Lets one request for `/wait` go on.
-    pub go: Arc<Notify>,
+    pub go: Turns,
     /// Told when a request for `/wait` has begun.
-    pub waiting: Arc<Notify>,
+    pub waiting: Turns,
+}
+
+/// Counted, so that none is lost whoever is scheduled first.
+#[derive(Clone)]
+pub struct Turns(Arc<Semaphore>);
+
+impl Turns {
+    fn none() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+
+    pub fn give(&self, turns: usize) {
+        self.0.add_permits(turns);
+    }
+
+    pub async fn take(&self) {
+        self.0.acquire().await.unwrap().forget();
+    }
 }
 
 pub fn write(directory: &Path, name: &str, text: &str) {
@@ -100,8 +118,8 @@ impl Rig {
         let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = socket.local_addr().unwrap();
         let tasks = Tasks::new(Shutdown::new());
-        let (go, waiting) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let service = echo(Arc::clone(&go), Arc::clone(&waiting));
+        let (go, waiting) = (Turns::none(), Turns::none());
+        let service = echo(go.clone(), waiting.clone());
         tasks.essential("listener", serve(socket, Arc::new(settings), tls.clone(), tasks.clone(), service));
         Self { address, tasks, tls, files, server_ca, root, issuing, go, waiting }
     }
@@ -150,8 +168,8 @@ pub async fn handshake(socket: TcpStream, config: ClientConfig) -> std::io::Resu
 
 /// One line about the connection; `/wait` first waits to be told.
 fn echo(
-    go: Arc<Notify>,
-    waiting: Arc<Notify>,
+    go: Turns,
+    waiting: Turns,
 ) -> impl tower::Service<
     Request<Incoming>,
     Response = Response<Full<Bytes>>,
@@ -161,11 +179,11 @@ fn echo(
 + Send
 + 'static {
     tower::service_fn(move |request: Request<Incoming>| {
-        let (go, waiting) = (Arc::clone(&go), Arc::clone(&waiting));
+        let (go, waiting) = (go.clone(), waiting.clone());
         async move {
             if request.uri().path() == "/wait" {
-                waiting.notify_one();
-                go.notified().await;
+                waiting.give(1);
+                go.take().await;
             }
             let info = request.extensions().get::<Arc<ConnInfo>>();
             let text = info.map_or_else(|| "no info".to_owned(), |info| line(&request, info));
