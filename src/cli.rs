@@ -85,6 +85,8 @@ enum ConfigCommand {
 enum TokenCommand {
     /// Make an operator, or give an operator's roles anew, and print a token
     Mint(operate::MintArgs),
+    /// Make a token worthless, within a second on every replica
+    Revoke(operate::RevokeArgs),
 }
 
 /// Runs the command that the arguments name.
@@ -101,6 +103,7 @@ pub fn run() -> ExitCode {
         Command::Config(ConfigCommand::Check(config)) => operate::config_check(&config.config),
         Command::Config(ConfigCommand::Print(config)) => operate::config_print(&config.config),
         Command::Token(TokenCommand::Mint(args)) => plain(operate::mint(args)),
+        Command::Token(TokenCommand::Revoke(args)) => plain(operate::revoke(args)),
         Command::Dev(args) => tool("warn", dev::run(args, clock, random)),
         Command::Device(args) => {
             tool("warn,everbeat=info", device::run(args, environment("EVERBEAT_ENROLLMENT_TOKEN"), clock, random))

@@ -145,6 +145,11 @@ impl Pki {
     }
 }
 
+/// Has this directory no file of a PKI, not even of an interrupted creation?
+pub fn is_absent(dir: &Path) -> bool {
+    FILES.iter().chain([&CREATED]).all(|name| !dir.join(name).exists())
+}
+
 /// Makes a root CA, an issuing CA, a server certificate for these names and addresses, and two token keys. Finishes
 /// an interrupted creation instead, with the names that were given then.
 pub fn create(dir: &Path, server_names: &[String], clock: &Clock) -> Result<PublicHalves, PkiError> {
@@ -402,6 +407,7 @@ mod tests {
             let dir = Dir::new(&format!("exists-{name}"));
             make_dir(&dir.0).unwrap();
             fs::write(dir.0.join(name), "precious").unwrap();
+            assert!(!is_absent(&dir.0));
             assert!(matches!(dir.create(), Err(PkiError::Exists(path)) if path.ends_with(name)));
             assert_eq!(fs::read_to_string(dir.0.join(name)).unwrap(), "precious");
             assert_eq!(dir.files(), [name]);

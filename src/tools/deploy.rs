@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::config::Settings;
 use crate::domain::access::{Grants, Role};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
-use crate::identity::operators::{self, Mint};
+use crate::identity::operators::{self, Mint, Minted};
 use crate::identity::{keys, pki};
 use crate::lifecycle::tasks::Tasks;
-use crate::store::changes::ChangeLog;
-use crate::store::{ControlStore, fleets, migrate, primary};
+use crate::store::changes::{ChangeError, ChangeLog};
+use crate::store::{self, ControlStore, fleets, migrate, primary};
 
 /// How long a command waits for the primary.
 const PRIMARY_WAIT: Duration = Duration::from_secs(15);
@@ -65,6 +67,11 @@ pub async fn init(
         let ours = pki::load(&settings.pki_dir, settings.dev).map_err(|error| error.to_string())?;
         return keys::check(&control, &ours.public_halves()).await.map_err(|error| error.to_string());
     }
+    // Asked before any file is made: a second PKI would be of no use, and in the way of the one that counts.
+    if pki::is_absent(&settings.pki_dir) && keys::any(&control).await.map_err(|error| error.to_string())? {
+        let advice = "copy the PKI directory of a replica here and run `everbeat init --join`";
+        return Err(format!("the database publishes keys already: {advice}"));
+    }
     let halves = match pki::create(&settings.pki_dir, server_names, &Clock::System) {
         Ok(halves) => halves,
         // An init that died between the files and the database is finished; one that is complete is refused below.
@@ -77,8 +84,18 @@ pub async fn init(
     keys::publish(&log, &halves).await.map_err(|error| error.to_string())
 }
 
-/// Makes or changes an operator, and a token for them.
+/// Makes or changes an operator, and a token for them: its text alone.
 pub async fn mint(settings: &Settings, tasks: &Tasks, random: Random, request: MintRequest) -> Result<String, String> {
+    Ok(minted(settings, tasks, random, request).await?.text)
+}
+
+/// The same, with what else is known of the token.
+pub async fn minted(
+    settings: &Settings,
+    tasks: &Tasks,
+    random: Random,
+    request: MintRequest,
+) -> Result<Minted, String> {
     let control = control(settings, tasks, random).await?;
     let pki = Arc::new(pki::load(&settings.pki_dir, settings.dev).map_err(|error| error.to_string())?);
     keys::check(&control, &pki.public_halves()).await.map_err(|error| error.to_string())?;
@@ -96,5 +113,14 @@ pub async fn mint(settings: &Settings, tasks: &Tasks, random: Random, request: M
     let grants = (!request.roles.is_empty()).then_some(grants);
     let mint = Mint { subject: request.subject, grants, ttl: request.ttl };
     let minted = operators::mint(&ChangeLog::direct(control), &pki, &Clock::System, mint).await;
-    minted.map(|minted| minted.text).map_err(|error| error.to_string())
+    minted.map_err(|error| error.to_string())
+}
+
+/// Revokes an operator's token; a repetition succeeds.
+pub async fn revoke(settings: &Settings, tasks: &Tasks, random: Random, jti: Uuid) -> Result<(), String> {
+    let log = ChangeLog::direct(control(settings, tasks, random).await?);
+    store::operators::revoke_token(&log, jti).await.map_err(|error| match error {
+        ChangeError::NotFound => format!("there is no token {jti}"),
+        error => error.to_string(),
+    })
 }

@@ -53,7 +53,7 @@ enum AdminCommand {
 
 #[derive(clap::Args, Debug)]
 struct DevicesArgs {
-    /// Of this fleet (its name or id)
+    /// Of this fleet (its name)
     #[arg(long)]
     fleet: Option<String>,
     /// In this state: never_seen, online, suspect, offline
