@@ -4,6 +4,7 @@
 //! is laid over it (files in the order given, then the environment) must have the same shape. The subsystems own
 //! their `Settings` types; this module depends on them, never the reverse.
 
+mod bounds;
 mod keys;
 mod merge;
 mod settings;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::keys::{Database, User};
-use super::{ConfigErrors, Keys};
+use super::{ConfigErrors, Keys, bounds};
 use crate::http::HttpSettings;
 use crate::identity::CacheSettings;
 use crate::ingest::{IngestSettings, Limits};
@@ -85,6 +85,12 @@ pub(super) fn validate(keys: &Keys) -> Result<Settings, ConfigErrors> {
     let mut check = Checker(Vec::new());
     let built = build(keys, &mut check);
     rules(keys, &mut check);
+    // Some are said by a subsystem as well.
+    for sentence in bounds::problems(keys) {
+        if !check.0.contains(&sentence) {
+            check.0.push(sentence);
+        }
+    }
     match built {
         Some(settings) if check.0.is_empty() => Ok(settings),
         _ => Err(ConfigErrors(check.0)),

@@ -176,7 +176,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_slow_rest_is_given_up() {
         let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let request = Request::post("/").body(never).unwrap();
@@ -184,6 +184,6 @@ mod tests {
         drop(request);
         let began = tokio::time::Instant::now();
         assert!(!unread.take_in().await);
-        assert_eq!(began.elapsed(), REST_DEADLINE);
+        assert!(began.elapsed() >= REST_DEADLINE);
     }
 }
