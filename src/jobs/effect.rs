@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::belief::Believer;
@@ -50,6 +51,11 @@ impl Effects {
 
     pub(super) fn settings(&self) -> &JobsSettings {
         &self.settings
+    }
+
+    /// This replica's wall clock.
+    pub(super) fn wall(&self) -> OffsetDateTime {
+        self.parts.clock.wall()
     }
 
     /// The bound of one statement on our side, a little after the server's.

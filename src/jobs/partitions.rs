@@ -12,6 +12,8 @@ use crate::store::partitions::{self, Trimmed};
 const DAYS_MAX: i64 = 4;
 /// Statements for one table in one pass: 20,000 rows a minute.
 const TRIM_STEPS_MAX: usize = 40;
+/// Outages, and replicas that are gone, are kept so long for whoever asks why a device was offline.
+const EVIDENCE_RETENTION_MS: u64 = 7 * 86_400_000;
 /// A detach waits for every transaction that may still read the day. It holds no fence meanwhile, and a cancelled
 /// one is finished by the next pass.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -41,14 +43,19 @@ async fn make_ahead(effects: &mut Effects) -> Result<i32, Stop> {
 async fn remove_expired(effects: &mut Effects) -> Result<u32, Stop> {
     let limit = effects.limit();
     let retention = i32::try_from(effects.settings().retention_days).unwrap_or(i32::MAX);
+    let wall = effects.wall();
     let (session, _) = effects.ready().await?;
-    let due = partitions::expired(session, retention, DAYS_MAX, limit).await?;
-    if due.is_empty() {
+    let expired = partitions::expired(session, wall, retention, DAYS_MAX, limit).await?;
+    if expired.clocks_disagree() {
+        let database_ahead_s = expired.clocks_apart.whole_seconds();
+        tracing::warn!(database_ahead_s, "the database's clock and ours are too far apart; no day is dropped");
+    }
+    if expired.days.is_empty() {
         return Ok(0);
     }
     let remover = effects.connect(REMOVAL_OPTIONS).await?;
     let mut days = 0;
-    for day in due {
+    for day in expired.days {
         tracing::info!(partition = day.name(), "dropping a day past its retention");
         remove(effects, &remover, day).await?;
         days += 1;
@@ -78,6 +85,8 @@ async fn trim(effects: &mut Effects) -> Result<i64, Stop> {
         (Trimmed::Events, settings.events_retention_ms),
         (Trimmed::LeaderEffects, settings.effects_retention_ms),
         (Trimmed::IdempotencyKeys, settings.idempotency_retention_ms),
+        (Trimmed::Outages, EVIDENCE_RETENTION_MS),
+        (Trimmed::Replicas, EVIDENCE_RETENTION_MS),
     ];
     let limit = effects.limit();
     let mut all = 0;

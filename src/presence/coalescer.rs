@@ -57,7 +57,7 @@ impl Coalescer {
         Ok(())
     }
 
-    /// Notes that a shorter promise was given now to a device whose contact was just noted.
+    /// Notes the promise given now to a device whose contact was just noted.
     pub fn promise(&self, device: DeviceId, fingerprint: Fingerprint, promise_ms: i64) {
         let mut shard = self.shard(device);
         let now = self.clock.boottime();

@@ -3,8 +3,9 @@
 //! that the way is open.
 //!
 //! What fails is put back and grows older; an unknown outcome is sent again, which changes nothing but `hb_seq`
-//! (evidence only). A chunk that the database *refuses* is halved until the one that it refuses stands alone: that
-//! one is dropped, loudly, so that it does not keep the others from being heard.
+//! (evidence only). A chunk whose *data* the database refuses is halved until the one contact at fault stands alone:
+//! that one is dropped, loudly, so that it does not keep the others from being heard. Any other refusal (a privilege,
+//! a column that is missing) blames no contact: all are kept, and the replica goes blind until it is mended.
 //!
 //! The drain: rounds go on until two in a row find nothing, then nothing more is acknowledged, then a last round.
 
@@ -96,7 +97,7 @@ impl Flusher {
                     report(chunk.len(), flushed);
                     left.chunks.pop();
                 }
-                Err(error) if error.retryable() => {
+                Err(error) if error.retryable() || !error.blames_data() => {
                     tracing::warn!(%error, devices = chunk.len(), "a flush failed; its contacts are kept");
                     return false;
                 }

@@ -2,7 +2,7 @@
 //! [`detector`]'s, applied by the sweep (a leader's duty, `store::presence::sweep`).
 //!
 //! Invariants:
-//! * **A promise is committed before it is given when it gets longer** ([`promises`]); a shorter one travels with the
+//! * **A promise is committed before it is given when it gets longer** ([`promises`]); every one travels with the
 //!   flush, and loses to any contact that the database has already seen and that is younger than it.
 //! * **Only a contact after `state_since` revives**, and a contact's time is never later than the contact
 //!   (`store::presence`), so a late flush does not undo a goodbye.
@@ -202,11 +202,10 @@ impl Inner {
         // The sign of life counts, also when the promise below fails.
         self.coalescer.note(contact.device, contact.fingerprint).map_err(|_| PresenceError::Full)?;
         let wanted = promise_ms(contact);
-        let granted = self.promises.grant(contact.device, wanted).await?;
-        if granted.shorter {
-            self.coalescer.promise(contact.device, contact.fingerprint, granted.promise_ms);
-        }
-        Ok(HeartbeatReply { next_in: self.random.scale(millis(granted.promise_ms), 0.9, 1.1) })
+        let granted_ms = self.promises.grant(contact.device, wanted).await?;
+        // Always, not only when it is shorter than what is stored: the newest promise has to win in the flush.
+        self.coalescer.promise(contact.device, contact.fingerprint, granted_ms);
+        Ok(HeartbeatReply { next_in: self.random.scale(millis(granted_ms), 0.9, 1.1) })
     }
 }
 

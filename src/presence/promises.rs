@@ -6,6 +6,10 @@
 //! after a restart a whole fleet costs reads, a thousand devices each, and a new policy for a fleet costs one commit
 //! for a thousand devices.
 //!
+//! What is stored alone does not say whether a promise gets longer: a shorter one, given since, may still wait for its
+//! flush. So a wish is longer when it exceeds what is stored *or* what this replica gave last; writing it makes
+//! the shorter one void.
+//!
 //! What is remembered may be too long for `promise_trust` at most, when another replica stored a shorter promise
 //! meanwhile: then the longer one travels with the flush, and a crash before that flush may cost one false silence.
 //! While the database does not answer, a remembered promise is given again, and never a longer one.
@@ -18,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::PresenceSettings;
-use crate::domain::ids::DeviceId;
+use crate::domain::ids::{DeviceId, ReplicaId};
 use crate::domain::time::{Boottime, Clock};
 use crate::lifecycle::tasks::Tasks;
 use crate::store::presence::{extend, promises};
@@ -30,15 +34,8 @@ const BATCH_MAX: usize = 1_000;
 const QUEUE_MAX: usize = 16_384;
 const NAME: &str = "presence_promises";
 
-/// A promise that may be given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Granted {
-    pub(super) promise_ms: i64,
-    /// Shorter than what is stored: the flush has to say so.
-    pub(super) shorter: bool,
-}
-
-#[derive(Clone, Copy)]
+/// The promise given last, and when it was last compared with what is stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Known {
     promise_ms: i64,
     verified: Boottime,
@@ -47,6 +44,8 @@ struct Known {
 struct Ask {
     device: DeviceId,
     wanted_ms: i64,
+    /// What this replica gave last, if it remembers: perhaps not flushed yet.
+    given_ms: Option<i64>,
     /// The stored promise, at least `wanted_ms`; `None` when the device has no row, or is not active.
     answer: oneshot::Sender<Result<Option<i64>, Fault>>,
 }
@@ -71,6 +70,7 @@ impl Promises {
         let (asks, mut inbox) = mpsc::channel(QUEUE_MAX);
         let deadline = store.deadline();
         let shutdown = tasks.shutdown().clone();
+        let me = settings.me.id;
         tasks.essential("presence-promises", async move {
             let mut batch = Vec::new();
             loop {
@@ -79,39 +79,41 @@ impl Promises {
                     () = shutdown.aborting() => return,
                     taken = inbox.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { return },
                 }
-                answer(&store, std::mem::take(&mut batch)).await;
+                answer(&store, me, std::mem::take(&mut batch)).await;
             }
         });
         let known = Cache::new(u64::try_from(settings.devices_max).unwrap_or(u64::MAX));
         Self { known, asks, clock, trust: settings.promise_trust, deadline }
     }
 
-    /// The promise that may be given to a device that asks for `wanted_ms`.
-    pub(super) async fn grant(&self, device: DeviceId, wanted_ms: i64) -> Result<Granted, StoreError> {
+    /// The promise, in milliseconds, that may be given to a device that asks for `wanted_ms`. The flush has to say it.
+    pub(super) async fn grant(&self, device: DeviceId, wanted_ms: i64) -> Result<i64, StoreError> {
         let known = self.known.get(&device).await;
         let sure = known.filter(|known| self.clock.boottime().since(known.verified) <= self.trust);
-        let (stored, verified) = match sure {
+        let (bound, verified) = match sure {
             Some(known) if wanted_ms <= known.promise_ms => (Some(known.promise_ms), known.verified),
             _ => {
                 let asked = self.clock.boottime();
-                match (self.ask(device, wanted_ms).await, known) {
+                match (self.ask(device, wanted_ms, known.map(|known| known.promise_ms)).await, known) {
                     (Ok(stored), _) => (stored, asked),
-                    (Err(_), Some(known)) => return Ok(remembered(known.promise_ms, wanted_ms)),
+                    (Err(_), Some(known)) => (Some(known.promise_ms), known.verified),
                     (Err(error), None) => return Err(error),
                 }
             }
         };
-        let granted = remembered_or_unbound(stored, wanted_ms);
-        if stored.is_some() && (sure.is_none() || granted.shorter || sure.map(|s| s.promise_ms) != stored) {
-            self.known.insert(device, Known { promise_ms: granted.promise_ms, verified }).await;
+        // A device that nothing is stored of cannot be called silent, so any promise is safe.
+        let Some(bound) = bound else { return Ok(wanted_ms) };
+        let now = Known { promise_ms: wanted_ms.min(bound), verified };
+        if known != Some(now) {
+            self.known.insert(device, now).await;
         }
-        Ok(granted)
+        Ok(now.promise_ms)
     }
 
-    async fn ask(&self, device: DeviceId, wanted_ms: i64) -> Result<Option<i64>, StoreError> {
+    async fn ask(&self, device: DeviceId, wanted_ms: i64, given_ms: Option<i64>) -> Result<Option<i64>, StoreError> {
         let unavailable = |detail: &str| StoreError::new(NAME, Fault::Unavailable, detail);
         let (answer, answered) = oneshot::channel();
-        self.asks.try_send(Ask { device, wanted_ms, answer }).map_err(|_| unavailable("too many wait"))?;
+        self.asks.try_send(Ask { device, wanted_ms, given_ms, answer }).map_err(|_| unavailable("too many wait"))?;
         match tokio::time::timeout(self.deadline, answered).await {
             Ok(Ok(Ok(stored))) => Ok(stored),
             Ok(Ok(Err(fault))) => Err(StoreError::new(NAME, fault, "the promise could not be read or committed")),
@@ -121,17 +123,7 @@ impl Promises {
     }
 }
 
-/// Never more than what is stored.
-fn remembered(stored_ms: i64, wanted_ms: i64) -> Granted {
-    Granted { promise_ms: wanted_ms.min(stored_ms), shorter: wanted_ms < stored_ms }
-}
-
-/// A device that nothing is stored of cannot be called silent, so any promise is safe.
-fn remembered_or_unbound(stored_ms: Option<i64>, wanted_ms: i64) -> Granted {
-    stored_ms.map_or(Granted { promise_ms: wanted_ms, shorter: false }, |stored_ms| remembered(stored_ms, wanted_ms))
-}
-
-async fn answer(store: &FleetStore, batch: Vec<Ask>) {
+async fn answer(store: &FleetStore, me: ReplicaId, batch: Vec<Ask>) {
     let devices: Vec<DeviceId> = batch.iter().map(|ask| ask.device).collect();
     let mut stored: HashMap<DeviceId, i64> = match promises(store, &devices).await {
         Ok(rows) => rows.into_iter().collect(),
@@ -139,7 +131,7 @@ async fn answer(store: &FleetStore, batch: Vec<Ask>) {
     };
     let longer = longer(&batch, &stored);
     if !longer.is_empty() {
-        match extend(store, &longer).await {
+        match extend(store, me, &longer).await {
             // A device that is no longer active gets no answer about what is stored: nothing will be believed of it.
             Ok(rows) => {
                 for (device, _) in &longer {
@@ -157,11 +149,12 @@ async fn answer(store: &FleetStore, batch: Vec<Ask>) {
     reply(batch, &stored);
 }
 
-/// The longest wish of each device that wishes for more than is stored.
+/// The longest wish of each device that wishes for more than is stored, or than it was given last.
 fn longer(batch: &[Ask], stored: &HashMap<DeviceId, i64>) -> Vec<(DeviceId, i64)> {
     let mut wishes: HashMap<DeviceId, i64> = HashMap::new();
     for ask in batch {
-        if stored.get(&ask.device).is_some_and(|stored| ask.wanted_ms > *stored) {
+        let proved = |stored: &i64| ask.given_ms.map_or(*stored, |given_ms| given_ms.min(*stored));
+        if stored.get(&ask.device).is_some_and(|stored| ask.wanted_ms > proved(stored)) {
             let wish = wishes.entry(ask.device).or_insert(ask.wanted_ms);
             *wish = ask.wanted_ms.max(*wish);
         }
@@ -188,20 +181,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn never_more_than_is_stored() {
-        let granted = |promise_ms, shorter| Granted { promise_ms, shorter };
-        assert_eq!(remembered(30_000, 30_000), granted(30_000, false));
-        assert_eq!(remembered(30_000, 5_000), granted(5_000, true));
-        assert_eq!(remembered(30_000, 3_600_000), granted(30_000, false));
-        assert_eq!(remembered_or_unbound(None, 3_600_000), granted(3_600_000, false));
-    }
-
-    #[test]
     fn one_wish_for_each_device_that_wants_more() {
         let device = |n| DeviceId(uuid::Uuid::from_u128(n));
-        let ask = |n, wanted_ms| Ask { device: device(n), wanted_ms, answer: oneshot::channel().0 };
+        let given = |n, wanted_ms, given_ms| {
+            let answer = oneshot::channel().0;
+            Ask { device: device(n), wanted_ms, given_ms, answer }
+        };
+        let ask = |n, wanted_ms| given(n, wanted_ms, None);
         let stored = HashMap::from([(device(1), 10), (device(2), 10)]);
-        let batch = [ask(1, 20), ask(1, 40), ask(1, 30), ask(2, 10), ask(3, 99)];
+        let batch = [ask(1, 20), ask(1, 40), ask(1, 30), ask(2, 10), given(2, 10, Some(20)), ask(3, 99)];
         assert_eq!(longer(&batch, &stored), [(device(1), 40)], "3 has no row");
+        let batch = [given(2, 10, Some(5)), given(1, 5, Some(5))];
+        assert_eq!(longer(&batch, &stored), [(device(2), 10)], "5 may still wait for its flush");
     }
 }

@@ -131,12 +131,27 @@ pub async fn switch(log: &ChangeLog, switch: Switch) -> Result<i64, ChangeError>
             )
             .fetch_one(&mut *c)
             .await?;
+            if switch.to == DeviceState::Active {
+                await_from_now(c, id).await?;
+            }
             changes::append(c, ChangeKind::Device, &switch.device.to_string()).await?;
             changes::record(c, &switched(&switch, device.fleet_id)).await?;
             Ok(version)
         })
     })
     .await
+}
+
+/// A suspended device could not be heard, so its silence counts from now on, and one full deadline begins.
+async fn await_from_now(c: &mut PgConnection, device: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update presence set promised_until = greatest(promised_until, clock_timestamp())
+         where device_id = $1 and state in (1, 2)",
+        device
+    )
+    .execute(c)
+    .await?;
+    Ok(())
 }
 
 fn switched(switch: &Switch, fleet: Uuid) -> NewEvent<'_> {

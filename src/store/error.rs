@@ -116,6 +116,13 @@ impl StoreError {
         self.fault == Fault::Refused && self.detail.starts_with("42")
     }
 
+    /// Was it the data in the statement that the database refused (class 22: values; class 23: constraints)? Then the
+    /// same statement without the row at fault succeeds.
+    pub fn blames_data(&self) -> bool {
+        let refused = matches!(self.fault, Fault::Refused | Fault::Duplicate | Fault::MissingPartition);
+        refused && (self.detail.starts_with("22") || self.detail.starts_with("23"))
+    }
+
     /// Judges an error of the fleet plane's driver.
     pub fn from_fleet(statement: &'static str, stage: Stage, error: &tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
@@ -189,6 +196,16 @@ mod tests {
         for (code, named, fault) in table {
             assert_eq!(Fault::of_sqlstate(code, named), fault, "{code}");
         }
+    }
+
+    #[test]
+    fn only_values_and_constraints_blame_the_data() {
+        let refused = |detail: &str| StoreError::new("s", Fault::Refused, detail);
+        for (detail, data) in [("22P05 m", true), ("23514 m", true), ("42501 m", false), ("0A000 m", false), ("", false)] {
+            assert_eq!(refused(detail).blames_data(), data, "{detail}");
+            assert!(!(data && refused(detail).blames_statement()), "{detail}");
+        }
+        assert!(!StoreError::new("s", Fault::Unavailable, "23").blames_data());
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 use super::error::StoreError;
 use super::session::Session;
 use super::statement::Statement;
@@ -18,7 +20,12 @@ statements! {
     TRIM_EVENTS = "trim_events";
     TRIM_LEADER_EFFECTS = "trim_leader_effects";
     TRIM_IDEMPOTENCY_KEYS = "trim_idempotency_keys";
+    TRIM_OUTAGES = "trim_outages";
+    TRIM_REPLICAS = "trim_replicas";
 }
+
+/// Clocks further apart than this drop nothing. Far above any drift, far below a day.
+const CLOCKS_APART_MAX: time::Duration = time::Duration::hours(1);
 
 /// A table whose old rows are dropped in bounded steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +34,10 @@ pub enum Trimmed {
     Events,
     LeaderEffects,
     IdempotencyKeys,
+    /// Keeps what may still be taken out of a silence, whatever the age: the longest promise of any fleet decides.
+    Outages,
+    /// Replicas that are gone. Long before, their devices were heard elsewhere or are offline.
+    Replicas,
 }
 
 impl Trimmed {
@@ -36,6 +47,8 @@ impl Trimmed {
             Self::Events => &TRIM_EVENTS,
             Self::LeaderEffects => &TRIM_LEADER_EFFECTS,
             Self::IdempotencyKeys => &TRIM_IDEMPOTENCY_KEYS,
+            Self::Outages => &TRIM_OUTAGES,
+            Self::Replicas => &TRIM_REPLICAS,
         }
     }
 }
@@ -82,15 +95,42 @@ pub async fn ensure(session: &Session, fence: &Fence, days: i32, limit: Duration
     Ok(rows.first().and_then(|row| row.get("made")))
 }
 
-/// Days that lie wholly before the retention, oldest first, `rows_max` at most.
+/// What a look for expired days found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// Oldest first. None while the clocks are too far apart.
+    pub days: Vec<ExpiredDay>,
+    /// The database's clock less the replica's.
+    pub clocks_apart: time::Duration,
+}
+
+impl Expired {
+    /// One of the two clocks is wrong, and nobody knows which.
+    pub fn clocks_disagree(&self) -> bool {
+        self.clocks_apart.abs() > CLOCKS_APART_MAX
+    }
+}
+
+/// Days that lie wholly before the retention by both clocks, the database's and `wall` (the replica's), `rows_max`
+/// at most. One clock alone would, set forward, drop days that are to be kept.
 pub async fn expired(
     session: &Session,
+    wall: OffsetDateTime,
     retention_days: i32,
     rows_max: i64,
     limit: Duration,
-) -> Result<Vec<ExpiredDay>, StoreError> {
-    let rows = session.query(&EXPIRED, &[&retention_days, &rows_max], limit).await?;
-    Ok(rows.iter().filter_map(|row| ExpiredDay::parse(row.get("name"), row.get("state"))).collect())
+) -> Result<Expired, StoreError> {
+    let rows = session.query(&EXPIRED, &[&retention_days, &rows_max, &wall], limit).await?;
+    let clocks_apart = rows.first().map_or(time::Duration::MAX, |row| row.get::<_, OffsetDateTime>("now") - wall);
+    let mut expired = Expired { days: Vec::new(), clocks_apart };
+    if !expired.clocks_disagree() {
+        let day = |row: &tokio_postgres::Row| {
+            let (name, state): (Option<String>, Option<String>) = (row.get("name"), row.get("state"));
+            ExpiredDay::parse(name?, &state?)
+        };
+        expired.days = rows.iter().filter_map(day).collect();
+    }
+    Ok(expired)
 }
 
 /// The next step of a day's removal, as one statement; `None` when nothing is left to do.

@@ -1,4 +1,4 @@
--- presence_extend: longer promises ($2) of some devices ($1), committed before they are given
+-- presence_extend: longer promises ($2) of some devices ($1), committed before they are given by a replica ($3)
 -- Always writes. Moving last_seen makes every promise void that is older and still waits in a replica's memory.
 with locked as materialized (
   select device_id from presence where device_id = any($1::uuid[]) order by device_id for update),
@@ -8,6 +8,7 @@ wanted as materialized (
   join devices d on d.id = w.device_id and d.state = 'active')
 update presence p set
   promise_ms = greatest(p.promise_ms, w.promise_ms),
-  last_seen = clock_timestamp()
+  last_seen = clock_timestamp(),
+  replica = $3::uuid
 from wanted w where p.device_id = w.device_id
 returning p.device_id, p.promise_ms

@@ -8,21 +8,24 @@ pace as materialized (  -- silence is judged as of the tick: later than that, no
   from fence cross join tick t cross join (select clock_timestamp() as now) c
   where t.timeline = current_timeline() and t.postmaster_start = pg_postmaster_start_time()
     and t.at <= c.now and t.at > c.now - $5::bigint * interval '1 millisecond'),
-marked as materialized (
+marked as materialized (  -- those that any deadline reaches back to, a day for long outages, and the cap's window
   select o.replica, o.started_at, o.ended_at,
          count(*) over (partition by o.replica order by o.ended_at
                         range between ($8::bigint * interval '1 millisecond') preceding and current row)
            <= $7::bigint as restarts
-  from outages o cross join pace),
+  from outages o cross join pace
+  where o.ended_at > pace.tick - ($8::bigint + 86400000
+          + coalesce((select max(heartbeat_interval_max_ms) from fleets), 0) * 33 / 10) * interval '1 millisecond'),
+restarts as materialized (
+  select replica, max(ended_at) as at from marked where restarts group by replica),
 lost as materialized (select replica, started_at, ended_at from marked where not restarts),
 everybody as materialized (
-  select tick, (select max(ended_at) from marked where restarts and replica is null) as restarted from pace),
+  select tick, (select at from restarts where replica is null) as restarted from pace),
 holder as materialized (
   select r.id as replica,
          case when heard then least(e.tick, r.flushed_through) else e.tick end as until,
-         greatest(case when not heard then r.flushed_through + $6::bigint * interval '1 millisecond' end,
-                  (select max(ended_at) from marked m where m.restarts and m.replica = r.id)) as base
-  from everybody e cross join replicas r
+         greatest(case when not heard then r.flushed_through + $6::bigint * interval '1 millisecond' end, o.at) as base
+  from everybody e cross join replicas r left join restarts o on o.replica = r.id
   cross join lateral (select r.flushed_through >= e.tick - $6::bigint * interval '1 millisecond' as heard) h),
 due as materialized (  -- a scan that ends at the limit; what costs a look-up comes last
   select p.device_id
