@@ -296,7 +296,10 @@ async fn a_promise_that_gets_longer_survives_an_older_shorter_one() {
     // A touch after the extension carries an old promise along: still void.
     db.flush(vec![Contacts { newest: now(), ..short(older) }]).await;
     assert_eq!(stored().await, [(device, 3_600_000)]);
-    assert_eq!(db.number("select count(*) from presence where replica = $$00000000-0000-0000-0000-000000000001$$").await, 1);
+    assert_eq!(
+        db.number("select count(*) from presence where replica = $$00000000-0000-0000-0000-000000000001$$").await,
+        1
+    );
     // A younger one counts. Ages err into the past, by as much as the anchor's answer takes: a second of room was not
     // always enough on a busy machine, so the contact before is moved far away.
     db.owner.batch_execute("update presence set last_seen = last_seen - interval '1 hour'").await.unwrap();

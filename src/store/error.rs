@@ -110,19 +110,6 @@ impl StoreError {
             && ["22", "23", "54"].iter().any(|class| self.detail.starts_with(class))
     }
 
-    /// Was it the statement that the database refused (class 42: names, types, privileges), not the data in it?
-    /// Then leaving out rows helps nobody: the schema or a role is wrong.
-    pub fn blames_statement(&self) -> bool {
-        self.fault == Fault::Refused && self.detail.starts_with("42")
-    }
-
-    /// Was it the data in the statement that the database refused (class 22: values; class 23: constraints)? Then the
-    /// same statement without the row at fault succeeds.
-    pub fn blames_data(&self) -> bool {
-        let refused = matches!(self.fault, Fault::Refused | Fault::Duplicate | Fault::MissingPartition);
-        refused && (self.detail.starts_with("22") || self.detail.starts_with("23"))
-    }
-
     /// Judges an error of the fleet plane's driver.
     pub fn from_fleet(statement: &'static str, stage: Stage, error: &tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
@@ -201,9 +188,10 @@ mod tests {
     #[test]
     fn only_values_and_constraints_blame_the_data() {
         let refused = |detail: &str| StoreError::new("s", Fault::Refused, detail);
-        for (detail, data) in [("22P05 m", true), ("23514 m", true), ("42501 m", false), ("0A000 m", false), ("", false)] {
+        for (detail, data) in
+            [("22P05 m", true), ("23514 m", true), ("42501 m", false), ("0A000 m", false), ("", false)]
+        {
             assert_eq!(refused(detail).blames_data(), data, "{detail}");
-            assert!(!(data && refused(detail).blames_statement()), "{detail}");
         }
         assert!(!StoreError::new("s", Fault::Unavailable, "23").blames_data());
     }
