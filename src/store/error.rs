@@ -191,7 +191,9 @@ mod tests {
     #[test]
     fn only_values_and_constraints_blame_the_data() {
         let refused = |detail: &str| StoreError::new("s", Fault::Refused, detail);
-        for (detail, data) in [("22P05 m", true), ("23514 m", true), ("42501 m", false), ("0A000 m", false), ("", false)] {
+        for (detail, data) in
+            [("22P05 m", true), ("23514 m", true), ("42501 m", false), ("0A000 m", false), ("", false)]
+        {
             assert_eq!(refused(detail).blames_data(), data, "{detail}");
             assert!(!(data && refused(detail).blames_statement()), "{detail}");
         }

@@ -169,7 +169,11 @@ pub async fn promises(store: &FleetStore, devices: &[DeviceId]) -> Result<Vec<(D
 
 /// Commits longer promises (milliseconds; at most one for each device) and returns what is stored now, which another
 /// replica may have made longer still. Counts as a contact with `me`. A device that is not active is missing from the answer.
-pub async fn extend(store: &FleetStore, me: ReplicaId, wanted: &[(DeviceId, i64)]) -> Result<Vec<(DeviceId, i64)>, StoreError> {
+pub async fn extend(
+    store: &FleetStore,
+    me: ReplicaId,
+    wanted: &[(DeviceId, i64)],
+) -> Result<Vec<(DeviceId, i64)>, StoreError> {
     let devices: Vec<Uuid> = wanted.iter().map(|(device, _)| device.0).collect();
     let promises: Vec<i64> = wanted.iter().map(|(_, ms)| *ms).collect();
     let rows = store.write(&EXTEND, vec![Box::new(devices), Box::new(promises), Box::new(me.0)]).await?;
