@@ -16,6 +16,8 @@ use everbeat::lifecycle::shutdown::Shutdown;
 use everbeat::lifecycle::tasks::Tasks;
 use everbeat::presence::detector::{Evidence, Limits, Outage, judge, restarting};
 use everbeat::presence::{Contact, Presence, PresenceError, PresenceSettings};
+use everbeat::store::changes::ChangeLog;
+use everbeat::store::devices::{DeviceState, Switch, switch};
 use everbeat::store::partitions::{Trimmed, expired, trim};
 use everbeat::store::presence::{
     Contacts, Flush, Flushed, Goodbye, Me, RestartCap, SweepSettings, Swept, extend, flush, goodbye, promises, sweep,
@@ -360,6 +362,24 @@ async fn from_heartbeat_to_online_and_through_the_drain() {
     assert_eq!(db.number("select min(promise_ms) from presence").await, 10_000);
     assert_eq!(db.number("select count(*) from replicas where flushed_through > now() - interval '9 s'").await, 1);
     assert!(heartbeat(3, None).await.is_err(), "nothing is acknowledged after the last flush");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_device_gets_a_full_deadline() {
+    let db = Db::new().await;
+    let (device, fence) = (db.device(1).await, db.fence().await);
+    db.tick().await;
+    let silent = "update presence set state = 1, last_seen = now() - interval '1 hour'; delete from outages";
+    db.owner.batch_execute(silent).await.unwrap();
+    let log = ChangeLog::direct(db.store.control.clone());
+    for to in [DeviceState::Suspended, DeviceState::Active] {
+        switch(&log, Switch { device, to, expected: None, reason: None, by: "olga".to_owned() }).await.unwrap();
+    }
+    db.tick().await;
+    assert_eq!(db.sweep(&fence).await, Swept { fence_held: true, tick_fresh: true, ..Swept::default() });
+    let long_ago = "update presence set promised_until = promised_until - interval '1 hour'; delete from outages";
+    db.owner.batch_execute(long_ago).await.unwrap();
+    assert_eq!(db.sweep(&fence).await.offline, 1, "and no more than that");
 }
 
 struct Running<'a> {
