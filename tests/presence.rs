@@ -12,8 +12,13 @@ use everbeat::domain::presence::State;
 use everbeat::domain::random::Random;
 use everbeat::domain::time::{Boottime, Clock};
 use everbeat::lifecycle::readiness::{Check, Readiness};
+use everbeat::lifecycle::shutdown::Shutdown;
+use everbeat::lifecycle::tasks::Tasks;
 use everbeat::presence::detector::{Evidence, Limits, Outage, judge, restarting};
-use everbeat::presence::{Contact, Presence, PresenceSettings};
+use everbeat::presence::{Contact, Presence, PresenceError, PresenceSettings};
+use everbeat::store::changes::ChangeLog;
+use everbeat::store::devices::{DeviceState, Switch, switch};
+use everbeat::store::partitions::{Trimmed, expired, trim};
 use everbeat::store::presence::{
     Contacts, Flush, Flushed, Goodbye, Me, RestartCap, SweepSettings, Swept, extend, flush, goodbye, promises, sweep,
     tick,
@@ -291,17 +296,15 @@ async fn a_promise_that_gets_longer_survives_an_older_shorter_one() {
 
     let older = now();
     assert_eq!(extend(&db.store.fleet, me(2).id, &[(device, 3_600_000)]).await.unwrap(), [(device, 3_600_000)]);
+    let heard_by_2 = "select count(*) from presence where replica::text like '%0002'";
+    assert_eq!(db.number(heard_by_2).await, 1, "a longer promise is a contact");
     db.flush(vec![short(older)]).await;
     assert_eq!(stored().await, [(device, 3_600_000)]);
     // A touch after the extension carries an old promise along: still void.
     db.flush(vec![Contacts { newest: now(), ..short(older) }]).await;
     assert_eq!(stored().await, [(device, 3_600_000)]);
-    assert_eq!(
-        db.number("select count(*) from presence where replica = $$00000000-0000-0000-0000-000000000001$$").await,
-        1
-    );
-    // A younger one counts. Ages err into the past, by as much as the anchor's answer takes: a second of room was not
-    // always enough on a busy machine, so the contact before is moved far away.
+    // A younger one counts. Ages err into the past, by as much as the anchor's answer takes, so the contact before
+    // is moved out of reach.
     db.owner.batch_execute("update presence set last_seen = last_seen - interval '1 hour'").await.unwrap();
     db.flush(vec![short(now())]).await;
     assert_eq!(stored().await, [(device, 5_000)]);
@@ -359,6 +362,133 @@ async fn from_heartbeat_to_online_and_through_the_drain() {
     assert_eq!(db.number("select min(promise_ms) from presence").await, 10_000);
     assert_eq!(db.number("select count(*) from replicas where flushed_through > now() - interval '9 s'").await, 1);
     assert!(heartbeat(3, None).await.is_err(), "nothing is acknowledged after the last flush");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_device_gets_a_full_deadline() {
+    let db = Db::new().await;
+    let (device, fence) = (db.device(1).await, db.fence().await);
+    db.tick().await;
+    let silent = "update presence set state = 1, last_seen = now() - interval '1 hour'; delete from outages";
+    db.owner.batch_execute(silent).await.unwrap();
+    let log = ChangeLog::direct(db.store.control.clone());
+    for to in [DeviceState::Suspended, DeviceState::Active] {
+        switch(&log, Switch { device, to, expected: None, reason: None, by: "olga".to_owned() }).await.unwrap();
+    }
+    db.tick().await;
+    assert_eq!(db.sweep(&fence).await, Swept { fence_held: true, tick_fresh: true, ..Swept::default() });
+    let long_ago = "update presence set promised_until = promised_until - interval '1 hour'; delete from outages";
+    db.owner.batch_execute(long_ago).await.unwrap();
+    assert_eq!(db.sweep(&fence).await.offline, 1, "and no more than that");
+}
+
+struct Running<'a> {
+    db: &'a Db,
+    presence: Presence,
+    tasks: Tasks,
+}
+
+impl<'a> Running<'a> {
+    async fn start(db: &'a Db, settings: PresenceSettings) -> Self {
+        let (readiness, tasks) = (Readiness::default(), Tasks::new(Shutdown::new()));
+        let fleet = db.store.fleet.clone();
+        let presence = Presence::start(settings, fleet, readiness.clone(), Clock::System, Random::seeded(1), &tasks);
+        until("the first flush makes it ready", async || readiness.get(Check::Flush)).await;
+        Self { db, presence, tasks }
+    }
+
+    async fn heartbeat(&self, n: u128, requested_ms: i64) -> Result<Duration, PresenceError> {
+        let (device, fingerprint, requested_ms) = (DeviceId(Uuid::from_u128(n)), print(n), Some(requested_ms));
+        let (interval_ms, interval_max_ms) = (30_000, 3_600_000);
+        let contact = Contact { device, fingerprint, interval_ms, interval_max_ms, requested_ms, heartbeat: true };
+        Ok(self.presence.heartbeat(contact).await?.next_in)
+    }
+
+    async fn promise_ms(&self) -> i64 {
+        self.db.number("select max(promise_ms) from presence").await
+    }
+
+    async fn drain(self) {
+        self.tasks.shutdown().drain();
+        assert_eq!(self.tasks.finish(Duration::from_secs(5)).await, None);
+    }
+}
+
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let at = tokio::time::Instant::now();
+    while !is_so().await {
+        assert!(at.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_longer_promise_voids_a_shorter_one_that_waits_for_its_flush() {
+    let db = Db::new().await;
+    db.device(1).await;
+    let running = Running::start(&db, settings()).await;
+    running.heartbeat(1, 3_600_000).await.unwrap();
+    assert_eq!(running.promise_ms().await, 3_600_000);
+    until("flushed", async || db.number("select count(*) from presence where state = 1").await == 1).await;
+    // No flush gets through until both are given; whichever comes first afterwards, the longer one stands.
+    let deny = "revoke update on replicas from everbeat_fleet";
+    db.owner.batch_execute(deny).await.unwrap();
+    running.heartbeat(1, 5_000).await.unwrap();
+    db.owner.batch_execute("update presence set last_seen = last_seen - interval '1 hour'").await.unwrap();
+    assert!(running.heartbeat(1, 3_600_000).await.unwrap() > Duration::from_mins(50));
+    let extended = "select count(*) from presence where last_seen > clock_timestamp() - interval '30 minutes'";
+    assert_eq!(db.number(extended).await, 1, "written before it is given");
+    db.owner.batch_execute("grant update on replicas to everbeat_fleet").await.unwrap();
+    running.drain().await;
+    assert_eq!(db.number("select promise_ms from presence").await, 3_600_000);
+    assert_eq!(db.number("select hb_seq from presence").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_statement_drops_no_contact() {
+    let db = Db::new().await;
+    let device = db.device(1).await;
+    let running = Running::start(&db, PresenceSettings { blind_max: Duration::from_secs(1), ..settings() }).await;
+    db.owner.batch_execute("revoke insert on events from everbeat_fleet").await.unwrap();
+    running.heartbeat(1, 30_000).await.unwrap();
+    until("blind", async || running.presence.is_blind()).await;
+    assert_eq!(db.state(device).await, State::NeverSeen);
+    db.owner.batch_execute("grant insert on events to everbeat_fleet").await.unwrap();
+    until("well again", async || !running.presence.is_blind()).await;
+    assert_eq!(db.state(device).await, State::Online);
+    running.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_evidence_is_trimmed_and_days_go_by_both_clocks() {
+    let db = Db::new().await;
+    let fence = db.fence().await;
+    let limit = Duration::from_secs(10);
+    let session = Session::open(&db.store.settings, &db.store.settings.hosts[0], Plane::Lease, "").await.unwrap();
+    let fill = "insert into outages (started_at, ended_at, cause) select now() - d * interval '1 day',
+            now() - d * interval '1 day', 'gap' from unnest(array[1, 6, 8, 90]) d;
+        insert into replicas (id, addr, version, seen_at)
+            select gen_random_uuid(), 'a', 'v', now() - d * interval '1 day' from unnest(array[1, 6, 8]) d";
+    db.owner.batch_execute(fill).await.unwrap();
+    let week = Duration::from_hours(7 * 24);
+    let gone = async |table| trim(&session, &fence, table, week, 500, limit).await.unwrap();
+    db.owner.batch_execute("update fleets set heartbeat_interval_max_ms = 10 * 86400000::bigint").await.unwrap();
+    assert_eq!(gone(Trimmed::Outages).await, Some(1), "33 days of silence may hold the one of 8 days ago");
+    db.owner.batch_execute("update fleets set heartbeat_interval_max_ms = 86400000").await.unwrap();
+    assert_eq!(gone(Trimmed::Outages).await, Some(1));
+    assert_eq!(gone(Trimmed::Replicas).await, Some(1));
+    assert_eq!(db.number("select (select count(*) from outages) * 10 + (select count(*) from replicas)").await, 22);
+
+    let old = "select ensure_readings_partition((now() at time zone 'UTC')::date - 40)::int::bigint";
+    assert_eq!(db.number(old).await, 1);
+    let look = async |ahead| expired(&session, Clock::System.wall() + ahead, 30, 9, limit).await.unwrap();
+    let hour = time::Duration::hours(1);
+    assert_eq!(look(time::Duration::ZERO).await.days.len(), 1);
+    for wrong in [look(hour * 2).await, look(-hour * 2).await] {
+        assert!(wrong.clocks_disagree() && wrong.days.is_empty(), "{wrong:?}");
+    }
+    let none = expired(&session, Clock::System.wall(), 60, 9, limit).await.unwrap();
+    assert!(!none.clocks_disagree() && none.days.is_empty());
 }
 
 /// Draws a whole world around one tick: outages, replicas, devices.

@@ -23,11 +23,13 @@ fn of_the_jobs_sessions() {
     drop(query_file!("src/store/sql/lease_unblock.sql", role, ID, true, ID, BIG, AT));
     drop(query_file!("src/store/sql/fence_check.sql", role, BIG, small));
     drop(query_file!("src/store/sql/partitions_ensure.sql", role, BIG, small, small));
-    drop(query_file!("src/store/sql/partitions_expired.sql", small, BIG));
+    drop(query_file!("src/store/sql/partitions_expired.sql", small, BIG, AT));
     drop(query_file!("src/store/sql/trim_changes.sql", role, BIG, small, BIG, BIG));
     drop(query_file!("src/store/sql/trim_events.sql", role, BIG, small, BIG, BIG));
     drop(query_file!("src/store/sql/trim_leader_effects.sql", role, BIG, small, BIG, BIG));
     drop(query_file!("src/store/sql/trim_idempotency_keys.sql", role, BIG, small, BIG, BIG));
+    drop(query_file!("src/store/sql/trim_outages.sql", role, BIG, small, BIG, BIG));
+    drop(query_file!("src/store/sql/trim_replicas.sql", role, BIG, small, BIG, BIG));
     drop(query_file!("src/store/sql/presence_sweep.sql", role, BIG, small, BIG, BIG, BIG, BIG, BIG));
 }
 
@@ -48,7 +50,7 @@ fn of_presence() {
     drop(query_file!("src/store/sql/presence_watermark.sql", ID, "here", "1", AT));
     drop(query_file!("src/store/sql/presence_shed.sql", ID, AT));
     drop(query_file!("src/store/sql/presence_promises.sql", ids));
-    drop(query_file!("src/store/sql/presence_extend.sql", ids, numbers));
+    drop(query_file!("src/store/sql/presence_extend.sql", ids, numbers, ID));
     drop(query_file!("src/store/sql/presence_goodbye.sql", ID, prints[0], "night", AT, ID));
     drop(query_file!("src/store/sql/presence_tick.sql", ID, BIG, BIG, BIG));
 }

@@ -133,7 +133,7 @@ mod tests {
         let counter = taken.clone();
         let chunks = stream::iter(0..chunks).map(move |_| {
             counter.fetch_add(1, Ordering::SeqCst);
-            Ok::<_, std::io::Error>(Bytes::from_static(&[0; CHUNK]))
+            Ok::<_, std::io::Error>(Bytes::from(vec![0; CHUNK]))
         });
         (Body::from_stream(chunks), taken)
     }
