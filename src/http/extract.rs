@@ -187,12 +187,17 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     text
 }
 
-/// Depth, and NUL in strings: PostgreSQL takes it neither in text nor in jsonb. And no array for a body, since serde
-/// would take its elements for the fields of the type, in their order.
-pub(super) fn scan(body: &[u8]) -> Result<(), ApiError> {
+/// The same for a body, which is no array either: serde would take its elements for the fields of the type, in their
+/// order.
+fn scan(body: &[u8]) -> Result<(), ApiError> {
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(ApiError::field("", "must be an object"));
     }
+    scan_any(body)
+}
+
+/// Depth, and NUL in strings: PostgreSQL takes it neither in text nor in jsonb.
+pub(super) fn scan_any(body: &[u8]) -> Result<(), ApiError> {
     let (mut depth, mut in_string) = (0_usize, false);
     let mut at = 0;
     while let Some(byte) = body.get(at) {

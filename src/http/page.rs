@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
-use super::extract::scan;
+use super::extract::scan_any;
 use crate::wire::Page;
 use crate::wire::problem::Slug;
 
@@ -107,7 +107,7 @@ fn open<K: DeserializeOwned>(cursor: &str, seal: Seal) -> Option<K> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
     let key = bytes.strip_prefix(&seal)?;
     // No key of ours holds NUL, and PostgreSQL does not take it.
-    scan(key).ok()?;
+    scan_any(key).ok()?;
     serde_json::from_slice(key).ok()
 }
 
