@@ -14,7 +14,7 @@ deny: ## banned crates, licences and sources of the dependencies
 	./script/deny
 sqlx: ## write .sqlx anew after changing a migration or a query
 	./script/sqlx
-bench: ## the load generator, with optimisation
+bench: ## criterion benches, and the service beside an empty handler
 	./script/bench
 fresh: ## prove the two commands in a bare Debian container (needs Docker)
 	./script/fresh

@@ -1,0 +1,234 @@
+//! Heartbeats and single readings per second over mutual TLS with 64 connections, beside an empty handler behind the
+//! same accept loop with the same certificates and the same client, in one run: `cargo bench --bench serve`.
+//!
+//! Client, server and database share the machine, so only the ratios mean something. The database syncs its WAL.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench that cannot be set up has failed, and reports")]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use everbeat::app::{self, Ground};
+use everbeat::client::transport::{Call, Transport};
+use everbeat::client::trust::Trust;
+use everbeat::client::{AdminClient, ClientSettings, Context, DeviceClient, Enrollment, Identity, StateDir};
+use everbeat::config::{self, Settings};
+use everbeat::domain::access::Role;
+use everbeat::domain::random::Random;
+use everbeat::domain::time::Clock;
+use everbeat::lifecycle::shutdown::Shutdown;
+use everbeat::lifecycle::tasks::{self, Tasks};
+use everbeat::net::{self, ClientAuth, Listener, TlsHandle, TlsSettings};
+use everbeat::tools::deploy::{self, MintRequest};
+use everbeat::wire::admin::{EnrollmentToken, Fleet, NewEnrollmentToken, NewFleet};
+use everbeat::wire::device::TokenAnswer;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use secrecy::ExposeSecret;
+use serde_json::json;
+use tokio::time::Instant;
+
+use support::{TestCluster, scratch_dir};
+
+const CONNECTIONS: usize = 64;
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_secs(3);
+
+/// One connection of one device.
+#[derive(Clone)]
+struct Caller {
+    transport: Transport,
+    token: String,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Work {
+    Empty,
+    Heartbeat,
+    Reading,
+}
+
+fn main() {
+    net::install_provider();
+    let cluster = TestCluster::start(&["fsync=on", "full_page_writes=on", "shared_buffers=256MB"]);
+    cluster.make_template();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(run(&cluster));
+}
+
+async fn run(cluster: &TestCluster) {
+    let tasks = Tasks::new(Shutdown::new());
+    let ground = Ground {
+        clock: Clock::System,
+        random: Random::from_os(),
+        tasks: tasks.clone(),
+        metrics: app::install_metrics().unwrap(),
+    };
+    let dir = scratch_dir("serve");
+    let (settings, admin) = set_up(cluster, &dir).await;
+    let empty = empty_listener(&settings, &ground).await;
+    let running = app::start(settings, &ground).await.unwrap();
+    while !running.readiness.is_ready() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let device_url = format!("https://127.0.0.1:{}", running.device_addr.port());
+    let admin_url = format!("https://127.0.0.1:{}", running.admin_addr.port());
+    let callers = enroll(&device_url, &admin_url, &admin, &dir).await;
+    println!("{CONNECTIONS} connections, {ROUNDS} rounds of {} s each", ROUND.as_secs());
+    let kinds = [(Work::Empty, &empty), (Work::Heartbeat, &device_url), (Work::Reading, &device_url)];
+    let mut rates = [const { Vec::new() }; 3];
+    for round in 0..=ROUNDS {
+        for (index, (work, url)) in kinds.into_iter().enumerate() {
+            let rate = measure(work, url, &callers).await;
+            // The first round warms connections, caches and partitions.
+            if round > 0 {
+                rates[index].push(rate);
+            }
+        }
+    }
+    report(&mut rates);
+    tasks.shutdown().drain();
+    let _ = tasks.finish(Duration::from_secs(5)).await;
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+async fn set_up(cluster: &TestCluster, dir: &std::path::Path) -> (Settings, String) {
+    let database = cluster.database().await;
+    let mut text = format!(
+        "[log]\nfilter = \"error\"\n[replica]\ndev = true\n[pki]\ndir = \"{}\"\n[devices]\naddr = \"127.0.0.1:0\"\n\
+         [admin]\naddr = \"127.0.0.1:0\"\n[ops]\naddr = \"127.0.0.1:0\"\n\
+         [database]\nhosts = [\"127.0.0.1:{}\"]\nname = {:?}\ntls = \"disable\"\n",
+        dir.join("pki").display(),
+        cluster.port(),
+        database.database
+    );
+    for (name, login) in [("control", &database.control), ("fleet", &database.fleet), ("lease", &database.lease)] {
+        let password = login.password.expose_secret();
+        let _ = writeln!(text, "[database.{name}]\nuser = {:?}\npassword = {password:?}", login.user);
+    }
+    std::fs::create_dir_all(dir).unwrap();
+    let file = dir.join("everbeat.toml");
+    std::fs::write(&file, text).unwrap();
+    let settings = config::load(&[file]).unwrap().1;
+    let tasks = Tasks::new(Shutdown::new());
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    deploy::init(&settings, &tasks, Random::from_os(), &names, false).await.unwrap();
+    let request =
+        MintRequest { subject: "bench".to_owned(), roles: vec![(None, Role::Admin)], ttl: Duration::from_hours(1) };
+    let admin = deploy::mint(&settings, &tasks, Random::from_os(), request).await.unwrap();
+    tasks.shutdown().abort();
+    (settings, admin)
+}
+
+/// The same accept loop, TLS and limits, and a handler that takes the body in and answers 204.
+async fn empty_listener(settings: &Settings, ground: &Ground) -> String {
+    let files = TlsSettings {
+        certificate_file: settings.pki_dir.join("server.pem"),
+        key_file: settings.pki_dir.join("server.key"),
+        client_ca_file: Some(settings.pki_dir.join("ca.pem")),
+        client_auth: ClientAuth::Optional,
+        dev: true,
+    };
+    let tls = TlsHandle::load(Listener::Device, files, ground.clock.clone()).await.unwrap();
+    let socket = net::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let url = format!("https://127.0.0.1:{}", socket.local_addr().unwrap().port());
+    let service = tower::service_fn(|request: Request<Incoming>| async move {
+        let _ = request.into_body().collect().await;
+        let mut answer = Response::new(Full::new(Bytes::new()));
+        *answer.status_mut() = hyper::StatusCode::NO_CONTENT;
+        Ok::<_, Infallible>(answer)
+    });
+    let (tasks, limits) = (ground.tasks.clone(), settings.device_listener.clone());
+    ground.tasks.essential("empty", net::serve(socket, limits, tls, tasks, service));
+    url
+}
+
+async fn enroll(device_url: &str, admin_url: &str, admin: &str, dir: &std::path::Path) -> Vec<Caller> {
+    let ca_pem = std::fs::read_to_string(dir.join("pki/ca.pem")).unwrap();
+    let context = |settings| Context { settings, clock: Clock::System, random: Random::from_os() };
+    let operator = context(ClientSettings::operator());
+    let admin = AdminClient::new(&[admin_url.to_owned()], &ca_pem, admin.to_owned().into(), operator).unwrap();
+    let fleet = NewFleet { name: "bench".to_owned(), heartbeat_interval_s: Some(30), certificate_ttl_s: None };
+    let _: Fleet = admin.post("/v1/fleets", &fleet).await.unwrap();
+    let token = NewEnrollmentToken { fleet: "bench".to_owned(), uses_max: Some(1_000), expires_in_s: None };
+    let token: EnrollmentToken = admin.post("/v1/enrollment-tokens", &token).await.unwrap();
+    let token = token.token.unwrap();
+    let mut callers = Vec::new();
+    for number in 0..CONNECTIONS {
+        let name = format!("bench-{number}");
+        let state = StateDir::open(dir.join(&name)).unwrap();
+        let asked = Enrollment {
+            urls: vec![device_url.to_owned()],
+            name: name.parse().unwrap(),
+            token: token.parse().unwrap(),
+            ca_pem: Some(ca_pem.clone()),
+            tags: Vec::new(),
+        };
+        DeviceClient::enroll(state.clone(), &asked, context(ClientSettings::device())).await.unwrap();
+        callers.push(caller(device_url, state.load().unwrap().unwrap()).await);
+    }
+    callers
+}
+
+async fn caller(device_url: &str, identity: Identity) -> Caller {
+    let trust = Trust::from_pem(&identity.ca_pem).unwrap();
+    let tls = trust.as_device(&identity.certificate_pem, identity.key_pem.expose_secret()).unwrap();
+    let transport = Transport::new(tls, &ClientSettings::device());
+    let answer = transport.exchange(device_url, &Call::post("/v1/token", Bytes::new())).await.unwrap();
+    let token: TokenAnswer = answer.json().unwrap();
+    Caller { transport, token: token.access_token }
+}
+
+/// Requests per second of all connections together, each sending the next when it has the answer.
+async fn measure(work: Work, url: &str, callers: &[Caller]) -> f64 {
+    let (begun, url) = (Instant::now(), Arc::<str>::from(url));
+    let run = |caller: Caller| {
+        let url = url.clone();
+        tasks::spawn(async move {
+            let mut done = 0_u32;
+            while begun.elapsed() < ROUND {
+                let answer = caller.transport.exchange(&url, &call(work, &caller.token)).await.unwrap();
+                assert!(answer.status < 300, "{}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+                done += 1;
+            }
+            done
+        })
+    };
+    let running: Vec<_> = callers.iter().cloned().map(run).collect();
+    let mut total = 0;
+    for task in running {
+        total += task.await.unwrap();
+    }
+    f64::from(total) / begun.elapsed().as_secs_f64()
+}
+
+fn call(work: Work, token: &str) -> Call {
+    let id = uuid::Uuid::now_v7();
+    let values = json!({"temperature": 21.5, "humidity": 40.25, "pressure": 1013, "door": false, "mode": "auto"});
+    let body = json!({"id": id, "values": values});
+    let call = match work {
+        // The same body, so that both ends move the same bytes.
+        Work::Empty => Call::post_json("/empty", &body),
+        Work::Heartbeat => Call::post_json("/v1/heartbeat", &json!({})),
+        Work::Reading => Call::post_json("/v1/readings", &body),
+    };
+    call.unwrap().bearer(token).unwrap()
+}
+
+fn report(rates: &mut [Vec<f64>; 3]) {
+    let medians = rates.each_mut().map(|rates| {
+        rates.sort_by(f64::total_cmp);
+        (rates[rates.len() / 2], rates[0], rates[rates.len() - 1])
+    });
+    let names = ["empty handler", "heartbeats", "single readings (5 metrics, after COMMIT)"];
+    for (name, (median, low, high)) in names.into_iter().zip(medians) {
+        let ratio = median / medians[0].0;
+        println!("{name:<42} {median:>8.0}/s  ({low:.0} to {high:.0})  {ratio:.2} of the empty handler");
+    }
+}
