@@ -117,14 +117,6 @@ impl FleetStore {
         self.deadline
     }
 
-    /// Requests that wait for a connection, and connections in use: what admission looks at.
-    pub fn pressure(&self) -> (usize, usize) {
-        self.current.load().as_deref().map_or((0, 0), |fleet| {
-            let status = fleet.pool.status();
-            (status.waiting, status.size.saturating_sub(status.available))
-        })
-    }
-
     /// Runs one quick statement that reads, for a device's request.
     pub async fn read(&self, statement: &'static Statement, params: Params) -> Result<Vec<Row>, StoreError> {
         self.single(statement, params, Lane::Read).await
