@@ -43,7 +43,7 @@ pub(super) async fn commit(store: &FleetStore, rows: Arc<NewReadings>, limit: Du
                 }
                 progress.committed(range, &outcomes);
             }
-            Err(refused) if blames_rows(&refused) => {
+            Err(refused) if refused.blames_data() => {
                 if progress.refused(range) {
                     observe::ingest::split();
                 } else {
@@ -52,7 +52,7 @@ pub(super) async fn commit(store: &FleetStore, rows: Arc<NewReadings>, limit: Du
             }
             Err(missing) if missing.fault == Fault::MissingPartition && rounds < PARTITION_ROUNDS_MAX => {
                 rounds += 1;
-                if let Err(failed) = make_partitions(store, &rows.ts[range.clone()]).await {
+                if let Err(failed) = make_partitions(store, &rows.ts[range.clone()], begun + limit).await {
                     error = Some(failed);
                     break;
                 }
@@ -77,17 +77,16 @@ fn not_the_senders_fault(mut error: StoreError) -> StoreError {
     error
 }
 
-/// Would the neighbours of the culprit be stored without it?
-fn blames_rows(error: &StoreError) -> bool {
-    matches!(error.fault, Fault::Refused | Fault::Duplicate) && error.blames_data()
-}
-
-/// Outside the ingest transaction, one day after the other: as many as the time window has days, at most.
-async fn make_partitions(store: &FleetStore, times: &[time::OffsetDateTime]) -> Result<(), StoreError> {
+/// Outside the ingest transaction, one day after the other: as many as the time window has days, at most. What is
+/// made stays, so that whoever comes again after `until` finds fewer missing.
+async fn make_partitions(store: &FleetStore, times: &[time::OffsetDateTime], until: Instant) -> Result<(), StoreError> {
     let mut days: Vec<Date> = times.iter().map(|ts| ts.to_offset(UtcOffset::UTC).date()).collect();
     days.sort_unstable();
     days.dedup();
     for day in days {
+        if Instant::now() >= until {
+            return Err(StoreError::new("readings_partition", Fault::Unavailable, "more partitions are being made"));
+        }
         if readings::ensure_partition(store, day).await? {
             observe::ingest::partition_made();
             tracing::info!(%day, "made a partition of readings on demand");

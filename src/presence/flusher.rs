@@ -97,7 +97,7 @@ impl Flusher {
                     report(chunk.len(), flushed);
                     left.chunks.pop();
                 }
-                Err(error) if error.retryable() || !error.blames_data() => {
+                Err(error) if !error.blames_data() => {
                     tracing::warn!(%error, devices = chunk.len(), "a flush failed; its contacts are kept");
                     return false;
                 }

@@ -52,7 +52,7 @@ As a device (certificate and key of the device "{CURL_DEVICE}"):
   D="--cacert {ca} --cert {identity}/certificate.pem --key {identity}/key.pem"
   T=$(curl -sS $D -X POST {device_url}/v1/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
   curl -sS $D -H "Authorization: Bearer $T" -X POST {device_url}/v1/heartbeat
-  curl -sS $D -H "Authorization: Bearer $T" --json '{{"values":{{"temperature":21.5}}}}' {device_url}/v1/readings
+  curl -sS $D -H "Authorization: Bearer $T" -H 'Content-Type: application/json' -d '{{"values":{{"temperature":21.5}}}}' {device_url}/v1/readings
 
 As an operator:
   A="--cacert {ca}"
