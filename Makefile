@@ -1,9 +1,9 @@
 # The menu over script/. Nothing is here that a script does not do: bare Debian has no make.
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint deny sqlx bench fresh image ci clean
+.PHONY: help dev test lint deny sqlx bench drill drill-smoke drill-local fresh image up down ci clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 dev: ## run Everbeat here, on an embedded PostgreSQL, with a simulated fleet
 	./script/dev
 test: ## all tests
@@ -16,10 +16,20 @@ sqlx: ## write .sqlx anew after changing a migration or a query
 	./script/sqlx
 bench: ## criterion benches, and the service beside an empty handler
 	./script/bench
+drill: ## break the compose deployment on purpose and judge it (needs Docker)
+	./script/drill
+drill-smoke: ## the quick set of it
+	./script/drill-smoke
+drill-local: ## the drill on processes of this machine, without Docker
+	./script/drill --local
 fresh: ## prove the two commands in a bare Debian container (needs Docker)
 	./script/fresh
 image: ## build the container image (needs Docker)
 	./script/image
+up: ## the highly available deployment in containers (needs Docker)
+	./script/up
+down: ## stop it; its data stays
+	./script/down
 ci: ## everything that must hold
 	./.ci/run
 clean: ## remove what was built
