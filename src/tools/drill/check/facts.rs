@@ -1,0 +1,108 @@
+//! What several judgements ask of the evidence, looked up once.
+
+use std::collections::{BTreeMap, HashMap};
+
+use uuid::Uuid;
+
+use super::SECOND_US;
+use crate::tools::drill::evidence::{Attempt, Call, Evidence, Mark, MarkKind, Outcome};
+
+/// The evidence with its indexes.
+pub struct Facts<'a> {
+    pub evidence: &'a Evidence,
+    /// A device's own requests, by when they were sent.
+    pub by_device: BTreeMap<Uuid, Vec<&'a Attempt>>,
+    names: HashMap<Uuid, &'a str>,
+}
+
+impl<'a> Facts<'a> {
+    pub fn of(evidence: &'a Evidence) -> Self {
+        let mut by_device: BTreeMap<Uuid, Vec<&Attempt>> = BTreeMap::new();
+        let mut names = HashMap::new();
+        for attempt in evidence.attempts.iter().filter(|attempt| is_devices_own(&attempt.call)) {
+            if let Some(device) = attempt.device {
+                by_device.entry(device).or_default().push(attempt);
+                names.entry(device).or_insert(attempt.client.as_str());
+            }
+        }
+        for attempts in by_device.values_mut() {
+            attempts.sort_by_key(|attempt| (attempt.sent_us, attempt.number));
+        }
+        Self { evidence, by_device, names }
+    }
+
+    /// A device's requests; none where it made none.
+    pub fn of_device(&self, device: Uuid) -> &[&'a Attempt] {
+        self.by_device.get(&device).map_or(&[], Vec::as_slice)
+    }
+
+    /// `pump-7 (0190…)`: for words.
+    pub fn name(&self, device: Uuid) -> String {
+        match self.names.get(&device) {
+            Some(name) => format!("{name} ({device})"),
+            None => device.to_string(),
+        }
+    }
+
+    /// A moment of the run, for words: `+12.345 s` after its start.
+    pub fn at(&self, us: u64) -> String {
+        moment(self.evidence, i64::try_from(us).unwrap_or(i64::MAX))
+    }
+
+    /// The same for a time of the database.
+    pub fn at_unix(&self, unix_us: i64) -> String {
+        moment(self.evidence, self.evidence.boottime_of(unix_us))
+    }
+
+    /// A time of the database on the drill's clock; what lies before its beginning is its beginning.
+    pub fn boottime(&self, unix_us: i64) -> u64 {
+        u64::try_from(self.evidence.boottime_of(unix_us)).unwrap_or(0)
+    }
+
+    /// From when on a device's identity may have been taken from it: an answer that is lost may have been a success.
+    pub fn revoked_from(&self, device: Uuid) -> Option<u64> {
+        let revokes = self.evidence.attempts.iter().filter(|attempt| match attempt.call {
+            Call::Revoke { device: of } => of == device && may_have_acted(&attempt.outcome),
+            _ => false,
+        });
+        revokes.map(|attempt| attempt.sent_us).min()
+    }
+
+    /// From when on a device was silenced on purpose.
+    pub fn silenced_from(&self, device: Uuid) -> Option<u64> {
+        self.evidence.silenced.iter().filter(|silenced| silenced.device == device).map(|silenced| silenced.at_us).min()
+    }
+
+    /// From each fault to the moment when everything was well again, or to the end of the run.
+    pub fn fault_windows(&self) -> Vec<(u64, u64)> {
+        fault_windows(self.evidence)
+    }
+}
+
+/// From each fault to the next [`MarkKind::Healthy`], or to the end of the run.
+pub fn fault_windows(evidence: &Evidence) -> Vec<(u64, u64)> {
+    let of_kind = |kind: MarkKind| evidence.marks.iter().filter(move |mark: &&Mark| mark.what == kind);
+    let healthy_after = |from: u64| of_kind(MarkKind::Healthy).map(|mark| mark.at_us).filter(|at| *at >= from).min();
+    of_kind(MarkKind::FaultBegan)
+        .map(|mark| (mark.at_us, healthy_after(mark.at_us).unwrap_or(evidence.ended_us)))
+        .collect()
+}
+
+/// A request with which a device shows that it lives.
+fn is_devices_own(call: &Call) -> bool {
+    match call {
+        Call::Enroll | Call::Heartbeat | Call::Readings { .. } | Call::Goodbye | Call::Me => true,
+        Call::Change { .. } | Call::Read { .. } | Call::Revoke { .. } | Call::Restore { .. } => false,
+    }
+}
+
+/// Anything but a request that certainly never arrived.
+pub fn may_have_acted(outcome: &Outcome) -> bool {
+    !matches!(outcome, Outcome::NotSent { .. })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with milliseconds")]
+fn moment(evidence: &Evidence, us: i64) -> String {
+    let since = us - i64::try_from(evidence.started_us).unwrap_or(i64::MAX);
+    format!("{:+.3} s", since as f64 / SECOND_US as f64)
+}

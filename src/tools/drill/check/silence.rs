@@ -1,0 +1,81 @@
+//! I6: who fell silent is offline in time. The time is the formula's, from the last contact or from the end of the
+//! last outage that concerns the device, which gives it one full deadline.
+
+use super::presence::{OFFLINE, deadline_us};
+use super::{Facts, SECOND_US};
+use crate::tools::drill::evidence::{Attempt, Silenced};
+use crate::tools::drill::verdict::{Invariant, Verdict};
+
+/// From the moment when silence is long enough to the event: a contact is flushed within 1 s, ticks come every second
+/// and may be 3 s late before that is an outage, a sweep comes every second and its statement takes at most 2 s.
+pub const SWEEP_ALLOWANCE_US: u64 = 8 * SECOND_US;
+/// Around a fault there may be no sweeper at first: a lease lasts 10 s, and followers look every 1.2 s at most.
+pub const TAKEOVER_ALLOWANCE_US: u64 = 12 * SECOND_US;
+/// A replica that does not flush can have acknowledged heartbeats for this long (`heartbeat_blind_max_s`).
+pub const BLIND_MAX_US: u64 = 10 * SECOND_US;
+
+pub(super) fn seen(facts: &Facts<'_>) -> Verdict {
+    let (mut judged, mut too_short) = (0, 0_u64);
+    let mut breaches = Vec::new();
+    for silenced in &facts.evidence.silenced {
+        let due = due(facts, silenced);
+        if facts.revoked_from(silenced.device).is_some_and(|from| from <= due) {
+            continue;
+        }
+        if due > facts.evidence.ended_us {
+            too_short += 1;
+            continue;
+        }
+        judged += 1;
+        breaches.extend(late(facts, silenced, due));
+    }
+    let note = (too_short > 0).then(|| format!("{too_short} fell silent too late in the run to be judged"));
+    Verdict::new(Invariant::SilenceSeen, judged, breaches).note(note)
+}
+
+fn late(facts: &Facts<'_>, silenced: &Silenced, due: u64) -> Option<String> {
+    let events = facts.evidence.database.presence.iter();
+    let offline = events.filter(|event| event.device == silenced.device && event.kind == OFFLINE);
+    let first = offline.map(|event| facts.boottime(event.at_unix_us)).filter(|at| *at >= silenced.at_us).min();
+    let was = match first {
+        Some(at) if at <= due => return None,
+        Some(at) => format!("and was so only at {}", facts.at(at)),
+        None => "and never was".to_owned(),
+    };
+    let (name, since) = (facts.name(silenced.device), facts.at(silenced.at_us));
+    Some(format!("{name} fell silent at {since} and had to be offline by {}, {was}", facts.at(due)))
+}
+
+/// The latest moment at which it has to be offline.
+fn due(facts: &Facts<'_>, silenced: &Silenced) -> u64 {
+    let deadline = deadline_us(silenced.interval_ms);
+    let last = facts.of_device(silenced.device).last().map_or(0, |attempt| attempt.done_us);
+    let mut base = silenced.at_us.max(last);
+    let mut deaf = deaf_spans(facts, silenced);
+    deaf.sort_unstable();
+    // Sorted by their beginnings: each can only be reached once those before it have moved the base.
+    for (from, until) in deaf {
+        if from <= base.saturating_add(deadline + SWEEP_ALLOWANCE_US) {
+            base = base.max(until);
+        }
+    }
+    let due = base.saturating_add(deadline + SWEEP_ALLOWANCE_US);
+    let at_fault = facts.fault_windows().iter().any(|(from, until)| *from <= due && *until >= base);
+    if at_fault { due + TAKEOVER_ALLOWANCE_US } else { due }
+}
+
+/// Spans in which the service could not have heard the device: at their end it has one full deadline.
+fn deaf_spans(facts: &Facts<'_>, silenced: &Silenced) -> Vec<(u64, u64)> {
+    let attempts = facts.of_device(silenced.device);
+    // Where the last request has no answer, nobody knows who heard it.
+    let heard_by = attempts.last().and_then(|attempt: &&Attempt| attempt.replica);
+    let concerns = |replica| heard_by.is_none() || heard_by == Some(replica);
+    let evidence = facts.evidence;
+    let outages = evidence.database.outages.iter().filter(|outage| outage.replica.is_none_or(concerns));
+    let outages = outages.map(|outage| (facts.boottime(outage.started_unix_us), facts.boottime(outage.ended_unix_us)));
+    let absent = evidence.absences.iter().filter(|absence| concerns(absence.replica));
+    let absent = absent.map(|absence| (absence.from_us, absence.from_us + BLIND_MAX_US));
+    let blind = evidence.blind.iter().filter(|blind| blind.replica.is_none_or(concerns));
+    let blind = blind.map(|blind| (blind.from_us, blind.until_us.max(blind.from_us + BLIND_MAX_US)));
+    outages.chain(absent).chain(blind).collect()
+}

@@ -1,0 +1,116 @@
+//! I10: a run in which nothing could have gone wrong proves nothing.
+
+use std::collections::HashSet;
+
+use super::Facts;
+use crate::tools::drill::evidence::{Attempt, Call, Evidence, Mark, MarkKind, Outcome};
+use crate::tools::drill::verdict::{Invariant, Verdict};
+
+/// "Unavailable": the service may have stored it all the same.
+const UNAVAILABLE: u16 = 503;
+
+pub(super) fn not_vacuous(facts: &Facts<'_>) -> Verdict {
+    let minimums = &facts.evidence.minimums;
+    let reached = reached(facts);
+    let demanded = [
+        minimums.acknowledged,
+        minimums.in_flight_at_fault,
+        minimums.ambiguous,
+        minimums.duplicates_retried,
+        minimums.leader_changes,
+        minimums.primary_changes,
+        minimums.silenced,
+        minimums.revocations,
+        minimums.commits_cut,
+    ];
+    let all = reached.iter().zip(demanded);
+    let missed = all.filter(|((_, reached), least)| reached < least);
+    let mut breaches: Vec<String> =
+        missed.map(|((what, reached), least)| format!("{what}: {reached}, at least {least} are demanded")).collect();
+    breaches.extend(facts.evidence.unfinished.clone());
+    if facts.evidence.attempts.is_empty() {
+        breaches.push("no client made a request".to_owned());
+    }
+    let counted: Vec<String> = reached.iter().map(|(what, count)| format!("{what}: {count}")).collect();
+    let judged = demanded.iter().filter(|least| **least > 0).count();
+    Verdict::new(Invariant::NotVacuous, judged as u64, breaches).note(Some(counted.join("; ")))
+}
+
+/// What is counted, in the order of the minimums.
+fn reached(facts: &Facts<'_>) -> [(&'static str, u64); 9] {
+    let evidence = facts.evidence;
+    // What the injector does not count is counted by the marks; those of the beginning are no changes.
+    let first_fault = facts.fault_windows().into_iter().map(|(began, _)| began).min().unwrap_or(u64::MAX);
+    let marked = |kind: MarkKind| {
+        evidence.marks.iter().filter(|mark| mark.what == kind && mark.at_us > first_fault).count() as u64
+    };
+    let told = |name: &str, kind: MarkKind| evidence.counts.get(name).copied().unwrap_or_else(|| marked(kind));
+    [
+        ("acknowledged readings", acknowledged(evidence)),
+        ("requests in flight at the fault", in_flight(evidence)),
+        ("ambiguous requests that were sent again", ambiguous(evidence)),
+        ("retries answered as duplicates", duplicates_retried(evidence)),
+        ("changes of the leader", told("leader_changes", MarkKind::Leader)),
+        ("changes of the primary", told("primary_changes", MarkKind::Primary)),
+        ("devices silenced", evidence.silenced.len() as u64),
+        ("revocations followed by an attempt", revocations(facts)),
+        ("connections cut after COMMIT", evidence.counts.get("commits_cut").copied().unwrap_or(0)),
+    ]
+}
+
+fn acknowledged(evidence: &Evidence) -> u64 {
+    let acknowledged = evidence.attempts.iter().filter(|attempt| attempt.outcome.is_acknowledged());
+    acknowledged.map(|attempt| items(attempt).map_or(0, |numbers| numbers.len() as u64)).sum()
+}
+
+fn items(attempt: &Attempt) -> Option<Vec<u64>> {
+    match &attempt.call {
+        Call::Readings { items, .. } => Some(items.iter().map(|item| item.n).collect()),
+        _ => None,
+    }
+}
+
+fn in_flight(evidence: &Evidence) -> u64 {
+    let faults = evidence.marks.iter().filter(|mark| mark.what == MarkKind::FaultBegan);
+    let faults: Vec<u64> = faults.map(|mark: &Mark| mark.at_us).collect();
+    let hit = |attempt: &&Attempt| faults.iter().any(|at| attempt.sent_us < *at && *at < attempt.done_us);
+    evidence.attempts.iter().filter(hit).count() as u64
+}
+
+/// Requests with readings of an unknown outcome, of which some reading was sent again later.
+fn ambiguous(evidence: &Evidence) -> u64 {
+    let mut later = HashSet::new();
+    let mut attempts: Vec<&Attempt> = evidence.attempts.iter().collect();
+    attempts.sort_by_key(|attempt| std::cmp::Reverse((attempt.sent_us, attempt.number)));
+    let mut found = 0;
+    for attempt in attempts {
+        let Some(numbers) = items(attempt) else { continue };
+        let is_open = match attempt.outcome {
+            Outcome::Unknown { .. } => true,
+            Outcome::Refused { status, .. } => status == UNAVAILABLE,
+            Outcome::Acknowledged { .. } | Outcome::NotSent { .. } => false,
+        };
+        if is_open && numbers.iter().any(|n| later.contains(&(attempt.device, *n))) {
+            found += 1;
+        }
+        later.extend(numbers.into_iter().map(|n| (attempt.device, n)));
+    }
+    found
+}
+
+fn duplicates_retried(evidence: &Evidence) -> u64 {
+    let retries = evidence.attempts.iter().filter(|attempt| {
+        matches!(attempt.call, Call::Readings { retry_of: Some(_), .. })
+            && matches!(attempt.outcome, Outcome::Acknowledged { duplicates: 1.., .. })
+    });
+    retries.count() as u64
+}
+
+fn revocations(facts: &Facts<'_>) -> u64 {
+    let acknowledged = facts.evidence.attempts.iter().filter(|attempt| attempt.outcome.is_acknowledged());
+    let followed = acknowledged.filter(|revoke| match revoke.call {
+        Call::Revoke { device } => facts.of_device(device).iter().any(|attempt| attempt.sent_us > revoke.done_us),
+        _ => false,
+    });
+    followed.count() as u64
+}

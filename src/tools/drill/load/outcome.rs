@@ -1,0 +1,141 @@
+//! What an answer, or its absence, says.
+
+use serde::Deserialize;
+
+use crate::client::error::{ClientError, Refusal};
+use crate::client::exchange::Answer;
+use crate::tools::drill::evidence::{Call, Outcome};
+use crate::wire::device::{HeartbeatAnswer, ReadingsAnswer};
+
+/// Of an attempt; `None`: it was given up while it was under way.
+pub(super) fn of(what: &Call, result: Option<&Result<Answer, ClientError>>) -> Outcome {
+    match result {
+        None => Outcome::Unknown { error: "the client stopped".to_owned() },
+        Some(Err(error)) => failed(error),
+        Some(Ok(answer)) if (200..300).contains(&answer.status) => acknowledged(what, answer),
+        Some(Ok(answer)) => refused(&Refusal::read(&answer.endpoint, answer.status, None, &answer.body)),
+    }
+}
+
+/// Of an enrollment; `None`: it succeeded.
+pub(super) fn of_enrollment(error: Option<&ClientError>) -> Outcome {
+    error.map_or_else(|| plain(CREATED), failed)
+}
+
+const CREATED: u16 = 201;
+
+/// A success with nothing to count.
+fn plain(status: u16) -> Outcome {
+    let (stored, duplicates, rejected) = (0, 0, 0);
+    Outcome::Acknowledged { status, stored, duplicates, rejected, degraded: false, next_in_ms: None }
+}
+
+fn refused(refusal: &Refusal) -> Outcome {
+    Outcome::Refused { status: refusal.status, problem: refusal.slug.map(|slug| slug.as_str().to_owned()) }
+}
+
+fn failed(error: &ClientError) -> Outcome {
+    let told = error.to_string();
+    match error {
+        ClientError::Refused(refusal) => refused(refusal),
+        // There was no connection, so no byte of the request has left.
+        ClientError::Connect { .. } | ClientError::Untrusted { .. } | ClientError::Input(_) => {
+            Outcome::NotSent { error: told }
+        }
+        _ => Outcome::Unknown { error: told },
+    }
+}
+
+/// The part of a readings answer that says under which durability it was given.
+#[derive(Deserialize)]
+struct Durability {
+    durability: Option<String>,
+}
+
+fn acknowledged(what: &Call, answer: &Answer) -> Outcome {
+    let mut readings = ReadingsAnswer::default();
+    let (mut degraded, mut next_in_ms) = (false, None);
+    // An answer that cannot be read, or does not add up, says nothing.
+    let nonsense = || Outcome::Unknown { error: format!("{} with a body that makes no sense", answer.status) };
+    match what {
+        Call::Readings { items, .. } => {
+            let Ok(counts) = answer.json::<ReadingsAnswer>() else { return nonsense() };
+            let accounted = counts.stored.saturating_add(counts.duplicates).saturating_add(counts.rejected_total);
+            if accounted != items.len() as u64 {
+                return nonsense();
+            }
+            let durability = answer.json::<Durability>().ok().and_then(|answer| answer.durability);
+            degraded = durability.as_deref() == Some("degraded");
+            readings = counts;
+        }
+        Call::Heartbeat => {
+            let Ok(beat) = answer.json::<HeartbeatAnswer>() else { return nonsense() };
+            let Ok(next_in) = std::time::Duration::try_from_secs_f64(beat.next_in_s) else { return nonsense() };
+            next_in_ms = u64::try_from(next_in.as_millis()).ok();
+        }
+        _ => {}
+    }
+    Outcome::Acknowledged {
+        status: answer.status,
+        stored: readings.stored,
+        duplicates: readings.duplicates,
+        rejected: readings.rejected_total,
+        degraded,
+        next_in_ms,
+    }
+}
+
+/// The call with the version that a change or a read was answered with (`ETag`).
+pub(super) fn versioned(mut what: Call, etag: Option<&str>) -> Call {
+    if let Call::Change { version, .. } | Call::Read { version, .. } = &mut what {
+        *version = etag.and_then(|etag| etag.trim_matches('"').parse().ok());
+    }
+    what
+}
+
+/// May another endpoint do better?
+pub(super) fn elsewhere(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Acknowledged { .. } => false,
+        Outcome::Refused { status, .. } => *status >= 500,
+        Outcome::Unknown { .. } | Outcome::NotSent { .. } => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_certainly_was_not_sent_is_told_from_what_is_unknown() {
+        let text = String::new;
+        let not_sent = [
+            ClientError::Connect { endpoint: text(), cause: text() },
+            ClientError::Untrusted { endpoint: text(), cause: text() },
+        ];
+        let unknown = [
+            ClientError::Broken { endpoint: text(), cause: text() },
+            ClientError::Timeout { endpoint: text(), limit: Duration::ZERO },
+            ClientError::Answer { endpoint: text(), detail: text() },
+        ];
+        for error in not_sent {
+            assert!(matches!(of(&Call::Me, Some(&Err(error))), Outcome::NotSent { .. }));
+        }
+        for error in unknown {
+            assert!(matches!(of(&Call::Me, Some(&Err(error))), Outcome::Unknown { .. }));
+        }
+        assert!(matches!(of(&Call::Me, None), Outcome::Unknown { .. }), "killed in the middle");
+    }
+
+    #[test]
+    fn a_version_comes_from_the_etag() {
+        let read = || Call::Read { resource: "r".to_owned(), version: None };
+        let with = |version| Call::Read { resource: "r".to_owned(), version };
+        assert_eq!(versioned(read(), Some("\"7\"")), with(Some(7)));
+        assert_eq!(versioned(read(), Some("W/x")), with(None));
+        assert_eq!(versioned(read(), None), with(None));
+        assert_eq!(versioned(Call::Me, Some("\"7\"")), Call::Me);
+    }
+}

@@ -1,0 +1,264 @@
+//! One run of one scenario: load, fault, recovery, and the evidence of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::collect;
+use super::deployment::{Deployment, Injected};
+use super::evidence::{Absence, BlindSpan, Evidence, Mark, MarkKind};
+use super::load::{Load, Population, final_database};
+use super::scenario::{Fault, Scenario};
+use super::screen::Screen;
+use super::state::{State, Watcher};
+use crate::domain::random::Random;
+use crate::domain::time::Clock;
+use crate::lifecycle::tasks::Tasks;
+
+/// Between two renewals of a lease, by default: a fault meets any phase of it.
+const LEASE_INTERVAL: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long what is not acknowledged is sent again in the end.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// What all runs of a drill share.
+pub struct Field {
+    pub deployment: Deployment,
+    pub watcher: Watcher,
+    pub population: Arc<Population>,
+    pub clock: Clock,
+    pub tasks: Tasks,
+    pub screen: Screen,
+    /// Of the whole drill so far.
+    pub absences: Vec<Absence>,
+}
+
+/// A fault that is in force.
+struct Active {
+    injected: Injected,
+    until: Instant,
+}
+
+/// What one run notes while it goes on.
+struct Notes {
+    marks: Vec<Mark>,
+    counts: BTreeMap<String, u64>,
+    blind: Vec<BlindSpan>,
+    seen: State,
+}
+
+impl Field {
+    /// Runs it once. `history`: where the load writes.
+    ///
+    /// # Errors
+    /// When there is nothing to judge: the deployment was not well before, or the final database cannot be read.
+    pub async fn run(&mut self, scenario: &Scenario, seed: u64, history: &Path) -> Result<Evidence, String> {
+        let random = Random::seeded(seed);
+        self.screen.phase(&scenario.name, "waiting until all is well");
+        let healthy = self.watcher.healthy(&self.deployment, scenario.recovery_max).await;
+        let state = healthy.map_err(|error| format!("not well before the fault: {error}"))?;
+        let before = collect::samples(&self.deployment).await?;
+        let wall_offset_us = self.clock.unix_us() - i64::try_from(self.now_us()).unwrap_or(i64::MAX);
+        let started_us = self.now_us();
+        let load = Load::start(self.population.clone(), history, &self.tasks).await.map_err(|e| e.to_string())?;
+        let mut notes = Notes { marks: Vec::new(), counts: BTreeMap::new(), blind: Vec::new(), seen: state };
+        let outcome = self.under_load(scenario, &random, &load, &mut notes).await;
+        self.screen.phase(&scenario.name, "ending the load");
+        let finished = load.finish(PATIENCE).await.map_err(|error| error.to_string());
+        self.stop_if_told()?;
+        let unfinished = outcome.err();
+        // What comes after an unfinished run may fail for the same reason: both are told.
+        let also = |error: String| unfinished.iter().cloned().chain([error]).collect::<Vec<_>>().join("; then: ");
+        let (attempts, silenced) = finished.map_err(also)?;
+        let ended_us = self.now_us();
+        self.screen.phase(&scenario.name, "collecting");
+        let devices = self.population.device_ids();
+        let since_unix_us = i64::try_from(started_us).unwrap_or(i64::MAX).saturating_add(wall_offset_us);
+        let store = self.deployment.store();
+        let database = final_database(&store, &devices, since_unix_us, collect::OPEN_LIMIT).await;
+        let after = collect::samples(&self.deployment).await.map_err(also)?;
+        Ok(Evidence {
+            scenario: scenario.name.clone(),
+            seed,
+            started_us,
+            ended_us,
+            wall_offset_us,
+            heartbeat_interval_ms: self.population.heartbeat_interval_ms(),
+            attempts,
+            beliefs: collect::beliefs(&self.deployment, &self.absences, started_us).await?,
+            absences: self.absences.iter().filter(|away| away.until_us >= started_us).cloned().collect(),
+            silenced,
+            database: database.map_err(|error| also(error.detail))?,
+            leaks: collect::leaks(&before, after),
+            marks: notes.marks,
+            minimums: scenario.minimums.clone(),
+            bounds: scenario.bounds.clone(),
+            counts: notes.counts,
+            blind: notes.blind,
+            degraded_allowed: false,
+            unfinished,
+        })
+    }
+
+    fn now_us(&self) -> u64 {
+        self.clock.boottime().as_us()
+    }
+
+    /// From the warm-up to the cool-down. Whatever happens, no fault is left in force.
+    async fn under_load(
+        &mut self,
+        scenario: &Scenario,
+        random: &Random,
+        load: &Load,
+        notes: &mut Notes,
+    ) -> Result<(), String> {
+        self.screen.phase(&scenario.name, "warming up");
+        acknowledged(load, 0, scenario.recovery_max).await?;
+        self.pause(scenario.warm_up + random.scale(LEASE_INTERVAL, 0.0, 1.0), load).await?;
+        let silenced = load.silence(usize::try_from(scenario.minimums.silenced).unwrap_or(0));
+        notes
+            .marks
+            .extend(silenced.iter().map(|s| mark(s.at_us, MarkKind::Note, format!("{} falls silent", s.device))));
+        let mut active = Vec::new();
+        let outcome = self.faults(scenario, load, &mut active, notes).await;
+        let mut errors: Vec<String> = outcome.err().into_iter().collect();
+        for left in active {
+            errors.extend(self.undo(left, notes).await.err());
+        }
+        if !errors.is_empty() {
+            return Err(errors.join("; "));
+        }
+        self.screen.phase(&scenario.name, "waiting until all is well again");
+        let began = Instant::now();
+        while let Some(complaint) = self.look(load, notes).await {
+            if began.elapsed() > scenario.recovery_max {
+                return Err(format!("not well {} s after the fault: {complaint}", scenario.recovery_max.as_secs()));
+            }
+            self.stop_if_told()?;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        acknowledged(load, self.now_us(), scenario.recovery_max).await?;
+        notes.marks.push(mark(self.now_us(), MarkKind::Healthy, "all is well again".to_owned()));
+        self.screen.phase(&scenario.name, "cooling down");
+        self.pause(scenario.cool_down, load).await
+    }
+
+    /// Injects and undoes in the scenario's order. A fault after all others are undone waits until all is well.
+    async fn faults(
+        &mut self,
+        scenario: &Scenario,
+        load: &Load,
+        active: &mut Vec<Active>,
+        notes: &mut Notes,
+    ) -> Result<(), String> {
+        let mut began = Instant::now();
+        let mut pending = scenario.faults.iter().peekable();
+        while pending.peek().is_some() || !active.is_empty() {
+            self.stop_if_told()?;
+            let now = Instant::now();
+            if let Some(due) = active.iter().position(|fault| fault.until <= now) {
+                let due = active.remove(due);
+                self.undo(due, notes).await?;
+                continue;
+            }
+            let first = active.is_empty() && notes.marks.iter().all(|mark| mark.what != MarkKind::FaultBegan);
+            let next = pending.next_if(|fault| began.elapsed() >= fault.after);
+            if let Some(fault) = next {
+                if active.is_empty() && !first {
+                    self.screen.phase(&scenario.name, "waiting until all is well, for the next fault");
+                    notes.seen = self.watcher.healthy(&self.deployment, scenario.recovery_max).await?;
+                    // What comes after this fault keeps its distance from it.
+                    began += now.elapsed();
+                }
+                self.inject(scenario, fault, active, notes).await?;
+                continue;
+            }
+            self.look(load, notes).await;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    async fn inject(
+        &mut self,
+        scenario: &Scenario,
+        fault: &Fault,
+        active: &mut Vec<Active>,
+        notes: &mut Notes,
+    ) -> Result<(), String> {
+        let text = format!("{:?} of {:?}", fault.kind, fault.node);
+        self.screen.phase(&scenario.name, &text);
+        let injected = self.deployment.inject(fault, &notes.seen, &self.clock).await;
+        let injected = injected.map_err(|error| format!("{text}: {error}"))?;
+        let members: Vec<String> = injected.members.iter().map(ToString::to_string).collect();
+        notes.marks.push(mark(injected.began_us, MarkKind::FaultBegan, format!("{text} ({})", members.join(", "))));
+        active.push(Active { injected, until: Instant::now() + fault.hold });
+        Ok(())
+    }
+
+    async fn undo(&mut self, mut active: Active, notes: &mut Notes) -> Result<(), String> {
+        let fault = active.injected.fault.clone();
+        let at_us = self.now_us();
+        let absences = self.deployment.undo(&mut active.injected, &self.clock).await;
+        let text = format!("{:?} of {:?} undone", fault.kind, fault.node);
+        self.absences.extend(absences.map_err(|error| format!("{text}, but: {error}"))?);
+        notes.blind.extend(active.injected.blind(self.now_us()));
+        for (name, count) in std::mem::take(&mut active.injected.counts) {
+            *notes.counts.entry(name).or_default() += count;
+        }
+        // A fault without a duration ended when it began.
+        let at_us = if fault.hold.is_zero() { active.injected.began_us } else { at_us };
+        notes.marks.push(mark(at_us, MarkKind::FaultEnded, text));
+        Ok(())
+    }
+
+    /// Looks once, and marks what has changed; what is not well.
+    async fn look(&mut self, load: &Load, notes: &mut Notes) -> Option<String> {
+        let state = self.watcher.look(&self.deployment).await;
+        self.screen.live(&state, load.live());
+        let at_us = self.now_us();
+        // Only a name that replaces another is a change; a gap in between is not one more.
+        if let Some(primary) = state.primary {
+            if notes.seen.primary.is_some_and(|before| before != primary) {
+                notes.marks.push(mark(at_us, MarkKind::Primary, format!("pg{primary} is primary")));
+            }
+            notes.seen.primary = Some(primary);
+        }
+        if let (Some(leader), Some(id)) = (state.leader, state.leader_id) {
+            if notes.seen.leader_id.is_some_and(|before| before != id) {
+                notes.marks.push(mark(at_us, MarkKind::Leader, format!("replica {leader} leads")));
+            }
+            (notes.seen.leader, notes.seen.leader_id) = (Some(leader), Some(id));
+        }
+        if state.primary.is_some() {
+            notes.seen = State { leader: notes.seen.leader, leader_id: notes.seen.leader_id, ..state.clone() };
+        }
+        state.complaint(self.deployment.store().hosts.len() - 1)
+    }
+
+    async fn pause(&mut self, span: Duration, load: &Load) -> Result<(), String> {
+        let until = Instant::now() + span;
+        while Instant::now() < until {
+            self.stop_if_told()?;
+            self.screen.counts(load.live());
+            tokio::time::sleep(LOOK_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+        Ok(())
+    }
+
+    fn stop_if_told(&self) -> Result<(), String> {
+        if self.tasks.shutdown().is_draining() { Err("stopped".to_owned()) } else { Ok(()) }
+    }
+}
+
+async fn acknowledged(load: &Load, since_us: u64, limit: Duration) -> Result<(), String> {
+    let waited = tokio::time::timeout(limit, load.wait_acknowledged_since(since_us)).await;
+    waited.map_err(|_| format!("no reading was acknowledged within {} s", limit.as_secs()))
+}
+
+fn mark(at_us: u64, what: MarkKind, text: String) -> Mark {
+    Mark { at_us, what, text }
+}

@@ -1,0 +1,190 @@
+//! Who is who in a deployment, and is all of it well?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use uuid::Uuid;
+
+use super::deployment::Deployment;
+use crate::client::plain_get;
+use crate::domain::lease::Duty;
+use crate::store::drill_nodes::{self, HeldLease, NodeView};
+use crate::store::{Session, StoreSettings};
+
+/// The duty whose holder the drill calls the leader.
+pub const LEADER_ROLE: &str = "sweeper";
+/// One question to a node, the connection included. A frozen host never answers.
+pub const LOOK_LIMIT: Duration = Duration::from_secs(2);
+const READY_LIMIT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What was seen at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Number of the database node that is writable; of several, the one with the highest timeline.
+    pub primary: Option<u8>,
+    pub timeline: i32,
+    pub demands_sync: bool,
+    /// Numbers of those that stream from it, and of those that commits wait for.
+    pub standbys: Vec<u8>,
+    pub sync_standbys: Vec<u8>,
+    /// Number of the replica that leads.
+    pub leader: Option<u8>,
+    pub leader_id: Option<Uuid>,
+    /// Duties that somebody holds.
+    pub held: Vec<String>,
+    /// Numbers of the replicas that are not ready.
+    pub unready: Vec<u8>,
+}
+
+impl State {
+    /// What is not well, in words; `standbys`: so many belong to the deployment.
+    pub fn complaint(&self, standbys: usize) -> Option<String> {
+        if self.primary.is_none() {
+            return Some("no database node is writable".to_owned());
+        }
+        if self.standbys.len() < standbys {
+            return Some(format!("{} of {standbys} standbys stream", self.standbys.len()));
+        }
+        if self.sync_standbys.is_empty() || !self.demands_sync {
+            return Some("commits wait for no standby".to_owned());
+        }
+        let lacking = Duty::ALL.iter().find(|duty| !self.held.iter().any(|role| role == duty.as_str()));
+        if let Some(duty) = lacking {
+            return Some(format!("nobody holds the duty {}", duty.as_str()));
+        }
+        if self.leader.is_none() {
+            return Some("the leader is none of the replicas".to_owned());
+        }
+        self.unready.first().map(|number| format!("replica {number} is not ready"))
+    }
+}
+
+/// Sessions with the nodes, kept between two looks.
+pub struct Watcher {
+    store: Arc<StoreSettings>,
+    sessions: Vec<Option<Session>>,
+}
+
+impl Watcher {
+    pub fn new(store: Arc<StoreSettings>) -> Self {
+        let sessions = store.hosts.iter().map(|_| None).collect();
+        Self { store, sessions }
+    }
+
+    /// Looks at all of it once; whoever does not answer in time is away.
+    pub async fn look(&mut self, deployment: &Deployment) -> State {
+        let urls = deployment.ops_urls();
+        let ready =
+            join_all(urls.iter().map(|url| async move {
+                matches!(plain_get(&format!("{url}/readyz"), READY_LIMIT).await, Ok((200, _)))
+            }));
+        let (nodes, ready) = tokio::join!(self.nodes(), ready);
+        let unready = numbered(ready.into_iter().map(|ready| !ready)).collect();
+        let mut state = State { unready, ..State::default() };
+        let writable = |node: &&(usize, NodeView)| node.1.is_writable();
+        let Some((index, node)) = nodes.iter().filter(writable).max_by_key(|(_, node)| node.timeline) else {
+            return state;
+        };
+        state.primary = u8::try_from(index + 1).ok();
+        state.timeline = node.timeline.unwrap_or(0);
+        state.demands_sync = node.demands_sync;
+        state.standbys = node.standbys.iter().filter_map(|name| number_of(name)).collect();
+        state.sync_standbys = node.sync_standbys.iter().filter_map(|name| number_of(name)).collect();
+        self.add_leases(*index, deployment.replica_addrs(), &mut state).await;
+        state
+    }
+
+    async fn nodes(&mut self) -> Vec<(usize, NodeView)> {
+        let store = &self.store;
+        let asked = self.sessions.iter_mut().enumerate().map(async |(index, slot)| {
+            let ask = async {
+                let session = match slot.take().filter(|session| !session.is_closed()) {
+                    Some(session) => session,
+                    None => drill_nodes::open(store, index).await.ok()?,
+                };
+                let view = drill_nodes::look(&session, LOOK_LIMIT).await.ok()?;
+                *slot = Some(session);
+                Some((index, view))
+            };
+            tokio::time::timeout(LOOK_LIMIT, ask).await.ok().flatten()
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    async fn add_leases(&mut self, index: usize, addrs: &[String], state: &mut State) {
+        let Some(Some(session)) = self.sessions.get(index) else { return };
+        let leases = drill_nodes::leases(session, LOOK_LIMIT).await.unwrap_or_default();
+        if let Some(HeldLease { holder, addr, .. }) = leases.iter().find(|lease| lease.role == LEADER_ROLE) {
+            state.leader = addrs.iter().position(|known| known == addr).and_then(|at| u8::try_from(at + 1).ok());
+            state.leader_id = Some(*holder);
+        }
+        state.held = leases.into_iter().map(|lease| lease.role).collect();
+    }
+
+    /// Waits until nothing is wrong.
+    ///
+    /// # Errors
+    /// What still is, after `limit`.
+    pub async fn healthy(&mut self, deployment: &Deployment, limit: Duration) -> Result<State, String> {
+        let standbys = self.store.hosts.len() - 1;
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let state = self.look(deployment).await;
+            match state.complaint(standbys) {
+                None => return Ok(state),
+                Some(complaint) if tokio::time::Instant::now() > deadline => {
+                    return Err(format!("after {} s still: {complaint}", limit.as_secs()));
+                }
+                Some(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+}
+
+fn numbered(flags: impl Iterator<Item = bool>) -> impl Iterator<Item = u8> {
+    (1_u8..).zip(flags).filter_map(|(number, flag)| flag.then_some(number))
+}
+
+/// `pg2` is 2: nodes call themselves so in both kinds of deployment.
+fn number_of(name: &str) -> Option<u8> {
+    name.strip_prefix("pg")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_missing_part_is_a_complaint() {
+        let well = State {
+            primary: Some(1),
+            timeline: 1,
+            demands_sync: true,
+            standbys: vec![2],
+            sync_standbys: vec![2],
+            leader: Some(3),
+            leader_id: None,
+            held: Duty::ALL.iter().map(|duty| duty.as_str().to_owned()).collect(),
+            unready: Vec::new(),
+        };
+        assert_eq!(well.complaint(1), None);
+        let broken: [fn(&mut State); 7] = [
+            |state| state.primary = None,
+            |state| state.standbys.clear(),
+            |state| state.sync_standbys.clear(),
+            |state| state.demands_sync = false,
+            |state| state.leader = None,
+            |state| state.held.truncate(1),
+            |state| state.unready.push(2),
+        ];
+        for damage in broken {
+            let mut state = well.clone();
+            damage(&mut state);
+            assert!(state.complaint(1).is_some(), "{state:?}");
+        }
+        assert!(well.complaint(2).is_some());
+        assert_eq!((number_of("pg2"), number_of("walreceiver")), (Some(2), None));
+    }
+}
