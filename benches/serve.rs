@@ -102,7 +102,7 @@ async fn set_up(cluster: &TestCluster, dir: &std::path::Path) -> (Settings, Stri
     let database = cluster.database().await;
     let mut text = format!(
         "[log]\nfilter = \"error\"\n[replica]\ndev = true\n[pki]\ndir = \"{}\"\n[devices]\naddr = \"127.0.0.1:0\"\n\
-         [admin]\naddr = \"127.0.0.1:0\"\n[ops]\naddr = \"127.0.0.1:0\"\n\
+         [admin]\naddr = \"127.0.0.1:0\"\n[ops]\naddr = \"127.0.0.1:0\"\n[durability]\npolicy = \"single\"\n\
          [database]\nhosts = [\"127.0.0.1:{}\"]\nname = {:?}\ntls = \"disable\"\n",
         dir.join("pki").display(),
         cluster.port(),
@@ -145,7 +145,7 @@ async fn empty_listener(settings: &Settings, ground: &Ground) -> String {
         Ok::<_, Infallible>(answer)
     });
     let (tasks, limits) = (ground.tasks.clone(), settings.device_listener.clone());
-    ground.tasks.essential("empty", net::serve(socket, limits, tls, tasks, service));
+    ground.tasks.essential("empty", net::serve(socket, limits, tls, net::Clearing::never(), tasks, service));
     url
 }
 
@@ -156,7 +156,7 @@ async fn enroll(device_url: &str, admin_url: &str, admin: &str, dir: &std::path:
     let admin = AdminClient::new(&[admin_url.to_owned()], &ca_pem, admin.to_owned().into(), operator).unwrap();
     let fleet = NewFleet { name: "bench".to_owned(), heartbeat_interval_s: Some(30), certificate_ttl_s: None };
     let _: Fleet = admin.post("/v1/fleets", &fleet).await.unwrap();
-    let token = NewEnrollmentToken { fleet: "bench".to_owned(), uses_max: Some(1_000), expires_in_s: None };
+    let token = NewEnrollmentToken { fleet: "bench".to_owned(), uses_max: Some(1_000), ..Default::default() };
     let token: EnrollmentToken = admin.post("/v1/enrollment-tokens", &token).await.unwrap();
     let token = token.token.unwrap();
     let mut callers = Vec::new();

@@ -57,6 +57,7 @@ create table credentials (
   revoke_reason text,
   created_at timestamptz not null default clock_timestamp());
 create index credentials_device on credentials (device_id, created_at);
+create index credentials_not_after on credentials (not_after) where revoked_at is null;
 create index credentials_spki on credentials (spki_sha256);
 create index credentials_parent on credentials (parent) where parent is not null;
 

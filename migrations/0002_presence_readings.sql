@@ -9,7 +9,9 @@ create table presence (
   promised_until timestamptz,                                           -- a planned sleep: silence before this is agreed upon
   hb_seq bigint not null default 0,                                     -- counted by the database: for compare-and-set only
   status_seq bigint not null default 0,                                 -- grows with each change of state
-  replica uuid                                                          -- who heard the device last
+  replica uuid,                                                         -- who heard the device last
+  device_seq bigint,                                                    -- the device's own counter: evidence, it resets at reboot
+  device_status text check (length(device_status) <= 256)               -- what the device said of itself last
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 
 -- One row per reading. `digest` is the reading's identity within (device, microsecond).
@@ -41,6 +43,9 @@ grant select on leader_effects, idempotency_keys to everbeat_lease;
 grant select, update on event_floor to everbeat_lease;
 grant delete on changes, events, leader_effects, outages, replicas, idempotency_keys to everbeat_lease;
 grant usage on all sequences in schema public to everbeat_lease;
+
+-- Whoever acknowledges a commit looks at pg_stat_replication afterwards: which standby has it.
+grant pg_read_all_stats to everbeat_control, everbeat_fleet, everbeat_lease;
 
 -- ---------------------------------------------------------------- partitions of readings, by day (UTC)
 -- `readings` belongs to a role of its own: the duty that makes and drops partitions is a member of it,

@@ -10,25 +10,30 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::config::Settings;
+use crate::domain::database_clock::DatabaseClock;
 use crate::domain::ids::ReplicaId;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::http::{self, AdminApi, DeviceApi, OpsApi};
+use crate::identity::keys::KeysError;
 use crate::identity::pki::{self, Pki};
-use crate::identity::{self, Identity, IdentitySettings};
+use crate::identity::{self, CaBundle, Identity, IdentitySettings};
 use crate::ingest::Ingest;
 use crate::jobs;
 use crate::lifecycle::readiness::{Check, Readiness};
 use crate::lifecycle::tasks::Tasks;
-use crate::net::{self, ClientAuth, Listener, TlsHandle, TlsSettings};
+use crate::net::{self, Clearing, ClientAuth, Listener, TlsHandle, TlsSettings};
 use crate::observe;
 use crate::presence::{Presence, PresenceSettings};
 use crate::store::changes::ChangeLog;
 use crate::store::presence::Me;
-use crate::store::{ControlStore, FleetStore, PrimaryWatch, migrate, primary};
+use crate::store::primary::Tracked;
+use crate::store::{ControlStore, FleetStore, Policy, PrimaryWatch, StandbyWatch, StoreError, migrate, primary};
 
 /// Between two lines of the log that say that there is no database yet.
 const WAIT_REPORT: Duration = Duration::from_secs(5);
+/// Between two questions to a database that does not answer at the start.
+const CHECK_PAUSE: Duration = Duration::from_millis(500);
 /// The metrics library folds its buckets this often.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -49,11 +54,16 @@ pub struct Running {
     pub ops_addr: SocketAddr,
     pub readiness: Readiness,
     tls: [TlsHandle; 2],
+    ca_bundle: CaBundle,
 }
 
 impl Running {
     /// Reads the certificates again. What is not good is logged, and the old ones stay.
     pub async fn reload(&self) {
+        match self.ca_bundle.reload().await {
+            Ok(outcome) => tracing::info!(?outcome, "CA bundle read again"),
+            Err(error) => tracing::error!(%error, "CA bundle not reloaded"),
+        }
         for handle in &self.tls {
             match handle.reload().await {
                 Ok(outcome) => {
@@ -100,19 +110,29 @@ pub async fn start(settings: Settings, ground: &Ground) -> Result<Running, Strin
     check_database(&stores.control, &pki, &readiness).await?;
     let tls = load_tls(&settings, ground).await?;
 
+    let ca_bundle = pki.ca_bundle.clone();
     let replica = ReplicaId(Uuid::now_v7());
     let log = ChangeLog::start(stores.control.clone(), &ground.tasks);
     let identity = start_identity(&settings, ground, (&stores, log, pki, replica, &readiness));
+    // The flush of presence keeps it true; ingest judges times by it.
+    let clock = DatabaseClock::new(ground.clock.clone());
     let ingest = Ingest::start(
         settings.ingest.clone(),
         stores.fleet.clone(),
-        ground.clock.clone(),
+        clock.clone(),
         ground.random.clone(),
         &ground.tasks,
     );
-    let presence = start_presence(&settings, ground, stores.fleet.clone(), replica, &readiness);
+    let me = Me { id: replica, addr: settings.replica_addr.clone(), version: env!("CARGO_PKG_VERSION") };
+    let presence = start_presence(&settings, ground, stores.fleet.clone(), (me, clock), &readiness);
+    let clearing = Clearing::new(presence.blindness(), settings.presence.blind_close_over, ground.random.clone());
     start_jobs(&settings, ground, stores.primary.clone(), replica);
-
+    if settings.drill {
+        tracing::warn!(
+            "observe.drill is on: answers name their replica, and the database may be reached without TLS; not for production"
+        );
+    }
+    let drill = settings.drill.then_some(replica);
     let device_api = DeviceApi {
         identity: identity.clone(),
         ingest,
@@ -120,6 +140,7 @@ pub async fn start(settings: Settings, ground: &Ground) -> Result<Running, Strin
         clock: ground.clock.clone(),
         random: ground.random.clone(),
         settings: settings.http.clone(),
+        drill,
     };
     let admin_api = AdminApi {
         identity,
@@ -128,17 +149,21 @@ pub async fn start(settings: Settings, ground: &Ground) -> Result<Running, Strin
         clock: ground.clock.clone(),
         random: ground.random.clone(),
         settings: settings.http.clone(),
+        drill,
+        limits: (&settings.jobs.sweep).into(),
     };
     let [device_tls, admin_tls] = tls.clone();
     let (tasks, listener) = (&ground.tasks, settings.device_listener.clone());
     let device_router = http::device_router(device_api);
-    tasks.essential("devices", net::serve(sockets.device, listener, device_tls, tasks.clone(), device_router));
+    let serving = net::serve(sockets.device, listener, device_tls, clearing, tasks.clone(), device_router);
+    tasks.essential("devices", serving);
     let listener = settings.admin_listener.clone();
     let admin_router = http::admin_router(admin_api);
-    tasks.essential("admin", net::serve(sockets.admin, listener, admin_tls, tasks.clone(), admin_router));
+    let serving = net::serve(sockets.admin, listener, admin_tls, Clearing::never(), tasks.clone(), admin_router);
+    tasks.essential("admin", serving);
     accepting(ground, &readiness);
     tracing::info!(%replica, %device_addr, %admin_addr, %ops_addr, "serving");
-    Ok(Running { replica, device_addr, admin_addr, ops_addr, readiness, tls })
+    Ok(Running { replica, device_addr, admin_addr, ops_addr, readiness, tls, ca_bundle })
 }
 
 fn load_pki(settings: &Settings) -> Result<Arc<Pki>, String> {
@@ -169,7 +194,7 @@ fn serve_ops(settings: &Settings, ground: &Ground, readiness: &Readiness, socket
 
 /// Finds the primary, however long that takes, and keeps readiness informed.
 async fn open_stores(settings: &Settings, ground: &Ground, readiness: &Readiness) -> Result<Stores, String> {
-    let mut primary = primary::track(settings.store.clone(), &ground.tasks);
+    let Tracked { mut primary, standbys } = primary::track(settings.store.clone(), &ground.tasks);
     let (tasks, random) = (&ground.tasks, &ground.random);
     let fleet = FleetStore::start(settings.store.clone(), primary.clone(), tasks, random.clone());
     let control = ControlStore::start(settings.store.clone(), primary.clone(), tasks, random.clone());
@@ -183,6 +208,7 @@ async fn open_stores(settings: &Settings, ground: &Ground, readiness: &Readiness
             }
         }
     });
+    report_durability(settings.store.durability, standbys, readiness, tasks);
     while primary::wait_for_primary(&mut primary, WAIT_REPORT).await.is_none() {
         if tasks.shutdown().is_draining() {
             return Err("stopped before a database was found".to_owned());
@@ -192,23 +218,51 @@ async fn open_stores(settings: &Settings, ground: &Ground, readiness: &Readiness
     Ok(Stores { primary, fleet, control })
 }
 
+fn report_durability(policy: Policy, mut standbys: StandbyWatch, readiness: &Readiness, tasks: &Tasks) {
+    let (readiness, shutdown) = (readiness.clone(), tasks.shutdown().clone());
+    tasks.essential("durability-readiness", async move {
+        loop {
+            let missing = *standbys.borrow_and_update() == Some(0);
+            readiness.set_degraded(missing && policy != Policy::Single);
+            tokio::select! {
+                () = shutdown.draining() => return,
+                changed = standbys.changed() => if changed.is_err() { return },
+            }
+        }
+    });
+}
+
 /// Refuses to serve on a schema or with keys that are not this binary's and this deployment's.
 async fn check_database(control: &ControlStore, pki: &Pki, readiness: &Readiness) -> Result<(), String> {
-    let schema = loop {
-        match migrate::check(control).await {
-            Ok(schema) => break schema,
-            Err(error) if error.retryable() => {
-                tracing::warn!(%error, "the schema cannot be checked yet");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            Err(error) => return Err(format!("the schema cannot be checked: {error}")),
-        }
-    };
+    let schema = once_answered("schema", || migrate::check(control)).await;
+    let schema = schema.map_err(|error| format!("the schema cannot be checked: {error}"))?;
     if let Some(advice) = schema.advice() {
         return Err(advice.to_owned());
     }
     readiness.set(Check::Schema, true);
-    identity::keys::check(control, &pki.public_halves()).await.map_err(|error| error.to_string())
+    let halves = pki.public_halves();
+    let ask = || async {
+        match identity::keys::check(control, &halves).await {
+            Err(KeysError::Store(error)) => Err(error),
+            verdict => Ok(verdict),
+        }
+    };
+    once_answered("keys", ask).await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+/// Asks until the database answers, however long that takes: a replica that starts while the primary changes, or while
+/// the machine is busy, waits and does not end.
+async fn once_answered<T, F>(what: &'static str, ask: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    loop {
+        match ask().await {
+            Err(error) if error.retryable() => tracing::warn!(what, %error, "the database cannot be checked yet"),
+            outcome => return outcome,
+        }
+        tokio::time::sleep(CHECK_PAUSE).await;
+    }
 }
 
 async fn load_tls(settings: &Settings, ground: &Ground) -> Result<[TlsHandle; 2], String> {
@@ -252,12 +306,12 @@ fn start_presence(
     settings: &Settings,
     ground: &Ground,
     store: FleetStore,
-    replica: ReplicaId,
+    (me, clock): (Me, DatabaseClock),
     readiness: &Readiness,
 ) -> Presence {
     let p = &settings.presence;
     let settings = PresenceSettings {
-        me: Me { id: replica, addr: settings.replica_addr.clone(), version: env!("CARGO_PKG_VERSION") },
+        me,
         flush_interval: p.flush_interval,
         flush_rows_max: p.flush_rows_max,
         devices_max: p.devices_max,
@@ -267,8 +321,7 @@ fn start_presence(
         tick_gap_max: p.tick_gap_max,
         cap: p.cap,
     };
-    let (clock, random) = (ground.clock.clone(), ground.random.clone());
-    Presence::start(settings, store, readiness.clone(), clock, random, &ground.tasks)
+    Presence::start(settings, store, readiness.clone(), clock, ground.random.clone(), &ground.tasks)
 }
 
 fn start_jobs(settings: &Settings, ground: &Ground, primary: PrimaryWatch, replica: ReplicaId) {
@@ -298,4 +351,26 @@ fn accepting(ground: &Ground, readiness: &Readiness) {
 /// When there is one already.
 pub fn install_metrics() -> Result<PrometheusHandle, String> {
     observe::install().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::store::Fault;
+
+    #[tokio::test]
+    async fn a_start_waits_for_an_answer_and_a_refusal_is_one() {
+        let error = |fault| StoreError::new("t", fault, "");
+        let asked = Cell::new(0);
+        let third = || {
+            asked.set(asked.get() + 1);
+            let silent = [Fault::Unavailable, Fault::Unknown];
+            std::future::ready(silent.get(asked.get() - 1).map_or(Ok(asked.get()), |fault| Err(error(*fault))))
+        };
+        assert_eq!(once_answered("t", third).await.unwrap(), 3);
+        let refused = once_answered("t", || std::future::ready(Err::<(), _>(error(Fault::Refused)))).await;
+        assert_eq!(refused.unwrap_err().fault, Fault::Refused);
+    }
 }

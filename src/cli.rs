@@ -10,9 +10,10 @@ use crate::config;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::observe::log::{self, Format};
-use crate::tools::{admin_cli, dev, device};
+use crate::tools::{admin_cli, dev, device, drill};
 
 mod operate;
+mod operator;
 mod serve;
 
 /// A highly available IoT device service on PostgreSQL.
@@ -57,11 +58,16 @@ enum Command {
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Operators: who may do what
+    #[command(subcommand)]
+    Operator(operator::OperatorCommand),
     /// Operators' tokens
     #[command(subcommand)]
-    Token(TokenCommand),
+    Token(operator::TokenCommand),
     /// The whole service on this machine: a database, two replicas and a simulated fleet
     Dev(dev::DevArgs),
+    /// Break a deployment on purpose, under load, and prove that it kept its promises
+    Drill(drill::DrillArgs),
     /// Act as a device
     Device(device::DeviceArgs),
     /// Look at the fleet
@@ -75,18 +81,10 @@ enum Command {
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Say everything that is wrong with the settings
-    Check(ConfigArgs),
+    /// Say everything that is wrong with the settings, the keys, and the database that they lead to
+    Check(operate::CheckArgs),
     /// Show the settings in force, without passwords
     Print(ConfigArgs),
-}
-
-#[derive(Subcommand)]
-enum TokenCommand {
-    /// Make an operator, or give an operator's roles anew, and print a token
-    Mint(operate::MintArgs),
-    /// Make a token worthless, within a second on every replica
-    Revoke(operate::RevokeArgs),
 }
 
 /// Runs the command that the arguments name.
@@ -100,11 +98,12 @@ pub fn run() -> ExitCode {
         Command::Serve { config, die_with_parent } => serve::run(&config.config, die_with_parent),
         Command::Migrate(config) => plain(operate::migrate(&config.config)),
         Command::Init { config, server_names, join } => plain(operate::init(&config.config, server_names, join)),
-        Command::Config(ConfigCommand::Check(config)) => operate::config_check(&config.config),
+        Command::Config(ConfigCommand::Check(args)) => plain(operate::config_check(args)),
         Command::Config(ConfigCommand::Print(config)) => operate::config_print(&config.config),
-        Command::Token(TokenCommand::Mint(args)) => plain(operate::mint(args)),
-        Command::Token(TokenCommand::Revoke(args)) => plain(operate::revoke(args)),
+        Command::Operator(command) => plain(operator::operator(command)),
+        Command::Token(command) => plain(operator::token(command)),
         Command::Dev(args) => tool("warn", dev::run(args, clock, random)),
+        Command::Drill(args) => tool("warn", drill::run(args, clock, random)),
         Command::Device(args) => {
             tool("warn,everbeat=info", device::run(args, environment("EVERBEAT_ENROLLMENT_TOKEN"), clock, random))
         }
@@ -119,7 +118,7 @@ fn plain(work: impl Future<Output = Result<(), String>>) -> ExitCode {
 }
 
 fn tool(filter: &str, work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
-    let _ = log::install(Format::Human, filter);
+    let _ = log::install(Format::Human, filter, false);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.to_string()),

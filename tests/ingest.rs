@@ -3,14 +3,17 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use everbeat::domain::ids::DeviceId;
+use everbeat::domain::database_clock::DatabaseClock;
+use everbeat::domain::ids::{DeviceId, ReplicaId};
 use everbeat::domain::reading::{Reading, Value, Values};
 use everbeat::domain::time::{Clock, from_unix_us, unix_us};
 use everbeat::ingest::{Format, Ingest, IngestError, IngestSettings, Limits, ReadingBatch};
 use everbeat::lifecycle::tasks;
 use everbeat::store::Fault;
+use everbeat::store::presence::{Flush, Me, flush};
 use everbeat::store::readings::{self, Order, PageQuery};
 use everbeat::wire::device::ReadingsAnswer;
 use support::{TestCluster, TestStore};
@@ -45,7 +48,8 @@ impl Rig {
     }
 
     fn on(store: TestStore, settings: IngestSettings) -> Self {
-        let ingest = Ingest::start(settings, store.fleet.clone(), Clock::System, store.random.clone(), &store.tasks);
+        let clock = DatabaseClock::new(Clock::System);
+        let ingest = Ingest::start(settings, store.fleet.clone(), clock, store.random.clone(), &store.tasks);
         Self { store, ingest }
     }
 
@@ -75,6 +79,27 @@ fn reading(device: DeviceId, ts_us: i64, number: i64) -> Reading {
 
 fn totals(answer: &ReadingsAnswer) -> (u64, u64, u64) {
     (answer.stored, answer.duplicates, answer.rejected_total)
+}
+
+#[tokio::test]
+async fn a_wrong_wall_clock_costs_no_reading_once_the_database_has_said_its_time() {
+    let store = TestStore::new().await;
+    // Two days behind, and the window ends a day ahead: what is new looks impossible.
+    let clock = DatabaseClock::new(Clock::manual(now_us() - 2 * DAY_US));
+    let ingest = Ingest::start(settings(), store.fleet.clone(), clock.clone(), store.random.clone(), &store.tasks);
+    let rig = Rig { store, ingest };
+    let now = format!(r#"[{{"ts":{},"values":{{"n":1}}}},{{"values":{{"n":2}}}}]"#, now_us() / 1_000);
+    let decode = || rig.ingest.decode(Format::Json, now.as_bytes(), device(1)).expect("a good body");
+    assert_eq!(decode().len(), 1, "by its own clock");
+
+    let me = Me { id: ReplicaId(Uuid::from_u128(1)), addr: "here:1".to_owned(), version: "0" };
+    let work = Flush { me, contacts: Arc::default(), through: None, refused_since: None };
+    flush(&rig.store.fleet, &clock, work).await.expect("a flush");
+    assert!((clock.offset() - time::Duration::days(2)).abs() < time::Duration::minutes(1), "{}", clock.offset());
+    assert_eq!(totals(&rig.send(device(1), &now).await), (2, 0, 0), "by the database's");
+    let (owner, _connection) = TestCluster::shared().owner(&rig.store.settings.database).await;
+    let near = "select count(*) from readings where abs(extract(epoch from clock_timestamp() - ts)) < 60";
+    assert_eq!(owner.query_one(near, &[]).await.expect("a count").get::<_, i64>(0), 2, "the time of receipt too");
 }
 
 #[tokio::test]

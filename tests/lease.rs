@@ -14,8 +14,9 @@ use everbeat::jobs::{self, Beliefs, JobsSettings, Parts};
 use everbeat::lifecycle::shutdown::Shutdown;
 use everbeat::lifecycle::tasks::{self, Tasks};
 use everbeat::store::leases::{self, Campaign, Candidate};
-use everbeat::store::partitions::{self, Trimmed};
+use everbeat::store::partitions::{self, Trim, Trimmed};
 use everbeat::store::presence::{RestartCap, SweepSettings};
+use everbeat::store::retention::RetentionClock;
 use everbeat::store::{Plane, Session, StoreSettings, primary};
 use futures_util::future::join_all;
 use support::{TestCluster, TestStore};
@@ -26,6 +27,14 @@ const LIMIT: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_mins(1);
 const ROLE: &str = "tested";
+
+fn retention_clock() -> RetentionClock {
+    RetentionClock::judge(Clock::System.wall(), Clock::System.wall()).unwrap()
+}
+
+fn changes(rows_max: i64) -> Trim {
+    Trim { table: Trimmed::Changes, age: LONG, rows_max }
+}
 
 /// A candidate as one session sees it: the prototype's scenarios in terms of the typed statements.
 struct Runner {
@@ -91,7 +100,7 @@ impl Runner {
     /// An effect under the fence. Did it count?
     async fn effect(&self) -> bool {
         let fence = self.fence.unwrap();
-        partitions::trim(&self.session, &fence, Trimmed::Changes, LONG, 1, LIMIT).await.unwrap().is_some()
+        partitions::trim(&self.session, &fence, retention_clock(), changes(1), LIMIT).await.unwrap().is_some()
     }
 }
 
@@ -106,7 +115,7 @@ impl Replica {
     async fn start(store: &StoreSettings, settings: JobsSettings) -> Self {
         let (store, id) = (Arc::new(store.clone()), ReplicaId(Uuid::new_v4()));
         let tasks = Tasks::new(Shutdown::new());
-        let mut primary = primary::track(store.clone(), &tasks);
+        let mut primary = primary::track(store.clone(), &tasks).primary;
         primary::wait_for_primary(&mut primary, Duration::from_secs(10)).await.unwrap();
         let (clock, random) = (Clock::System, Random::from_os());
         let parts = Parts { store, primary, replica: id, addr: "here".to_owned(), clock, random };
@@ -278,7 +287,7 @@ async fn epochs_grow_through_everything_and_an_old_one_changes_nothing() {
     db.run("insert into changes (kind, key, at) select 'device', n::text, now() - interval '2 days' from generate_series(1, 5) n")
         .await;
     for old in [first, a.fence.unwrap(), Fence { timeline: 99, ..c.fence.unwrap() }] {
-        let trimmed = partitions::trim(&a.session, &old, Trimmed::Changes, LONG, 500, LIMIT).await.unwrap();
+        let trimmed = partitions::trim(&a.session, &old, retention_clock(), changes(500), LIMIT).await.unwrap();
         assert_eq!(trimmed, None);
         assert_eq!(partitions::ensure(&a.session, &old, 2, LIMIT).await.unwrap(), None);
         assert!(!leases::fence_holds(&a.session, &old, LIMIT).await.unwrap());
@@ -286,7 +295,7 @@ async fn epochs_grow_through_everything_and_an_old_one_changes_nothing() {
     }
     assert_eq!(db.number("select count(*) from changes").await, 5);
     assert_eq!(db.number("select count(*) from leader_effects").await, 0);
-    let now = partitions::trim(&c.session, &c.fence.unwrap(), Trimmed::Changes, LONG, 500, LIMIT).await.unwrap();
+    let now = partitions::trim(&c.session, &c.fence.unwrap(), retention_clock(), changes(500), LIMIT).await.unwrap();
     assert_eq!(now, Some(5));
     assert_eq!(db.number("select epoch from leader_effects").await, 5);
 }

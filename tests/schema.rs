@@ -9,7 +9,10 @@ use std::path::Path;
 
 use everbeat::lifecycle::tasks;
 use everbeat::store::migrate::{self, Schema};
-use everbeat::store::{Login, Statement, StoreSettings, follow, leases, partitions, presence, primary, readings};
+use everbeat::store::{
+    Login, Statement, StoreSettings, drill_nodes, drill_views, durability, follow, leases, partitions, presence,
+    primary, readings, retention,
+};
 use secrecy::ExposeSecret;
 use support::{TestCluster, TestStore};
 use tokio_util::task::AbortOnDropHandle;
@@ -37,13 +40,18 @@ async fn a_schema_that_is_behind_or_ahead_is_told_apart() {
 /// The statements of `store/sql`, with the user that runs them.
 fn statements(settings: &StoreSettings) -> Vec<(&Login, &'static Statement)> {
     let (fleet, lease) = (&settings.fleet, &settings.lease);
+    let owner = settings.owner.as_ref().expect("the tests' settings have one");
     let lists = [
         (fleet, readings::STATEMENTS),
+        (fleet, durability::STATEMENTS),
         (fleet, presence::STATEMENTS),
         (lease, leases::STATEMENTS),
         (lease, partitions::STATEMENTS),
+        (lease, retention::STATEMENTS),
         (lease, follow::STATEMENTS),
         (lease, primary::STATEMENTS),
+        (owner, drill_nodes::STATEMENTS),
+        (owner, drill_views::STATEMENTS),
     ];
     let all = lists.into_iter().flat_map(|(login, list)| list.iter().map(move |statement| (login, *statement)));
     // One of presence's runs in the sessions of the jobs.
@@ -77,13 +85,15 @@ async fn fits(client: &tokio_postgres::Client, name: &str, sql: &str) -> Result<
 #[tokio::test]
 async fn every_statement_fits_the_schema_and_its_users_rights() {
     let store = TestStore::new().await;
+    let owner = store.settings.owner.as_ref().expect("the tests' settings have one");
     let sessions = [
         (&store.settings.fleet, connect(&store.settings, &store.settings.fleet).await),
         (&store.settings.lease, connect(&store.settings, &store.settings.lease).await),
+        (owner, connect(&store.settings, owner).await),
     ];
     let mut faults = Vec::new();
     for (login, statement) in statements(&store.settings) {
-        let (_, (client, _)) = sessions.iter().find(|(known, _)| known.user == login.user).expect("one of the two");
+        let (_, (client, _)) = sessions.iter().find(|(known, _)| known.user == login.user).expect("one of the three");
         if let Err(error) = fits(client, statement.name, statement.sql).await {
             faults.push(format!("{} as {}: {error:?}", statement.name, login.user));
         }

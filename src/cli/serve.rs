@@ -19,7 +19,7 @@ pub(super) fn run(files: &[PathBuf], die_with_parent: bool) -> ExitCode {
         Ok((_, settings)) => settings,
         Err(errors) => return super::failed(&format!("the settings are not usable:\n{errors}")),
     };
-    if let Err(error) = log::install(settings.log_format, &settings.log_filter) {
+    if let Err(error) = log::install(settings.log_format, &settings.log_filter, settings.drill) {
         return super::failed(&error);
     }
     if die_with_parent {

@@ -17,6 +17,7 @@ pub mod device;
 pub mod endpoints;
 mod enroll;
 pub mod error;
+pub mod events;
 pub mod exchange;
 mod keys;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use admin::AdminClient;
 pub use device::DeviceClient;
 pub use enroll::Enrollment;
 pub use error::ClientError;
+pub use events::EventFeed;
 pub use plain::plain_get;
 pub use readings::{Batch, Reading};
 pub use settings::{ClientSettings, Context};

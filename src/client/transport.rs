@@ -5,13 +5,14 @@
 use std::error::Error as StdError;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
 use hyper::{Method, Request, Response, Uri};
 use hyper_rustls::{DefaultServerNameResolver, HttpsConnector, MaybeHttpsStream};
@@ -84,9 +85,15 @@ pub struct Answer {
     pub is_json: bool,
     pub retry_after: Option<String>,
     pub body: Bytes,
+    headers: HeaderMap,
 }
 
 impl Answer {
+    /// A header's first value, if it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
     /// The body as `T`.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, ClientError> {
         serde_json::from_slice(&self.body).map_err(|error| self.unexpected(format!("{} with {error}", self.status)))
@@ -101,6 +108,8 @@ impl Answer {
 #[derive(Clone)]
 pub struct Transport {
     client: Client<Connector, Full<Bytes>>,
+    connector: Connector,
+    idle_timeout: Duration,
     request_timeout: Duration,
     answer_bytes_max: usize,
 }
@@ -113,12 +122,26 @@ impl Transport {
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEPALIVE));
         let https = HttpsConnector::new(tcp, tls, true, Arc::new(DefaultServerNameResolver::default()));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(settings.idle_timeout)
-            .pool_max_idle_per_host(8)
-            .build(Connector { https, limit: settings.connect_timeout });
-        Self { client, request_timeout: settings.request_timeout, answer_bytes_max: settings.answer_bytes_max }
+        let connector = Connector { https, limit: settings.connect_timeout, begun: Arc::default() };
+        Self {
+            client: pool(connector.clone(), settings.idle_timeout),
+            connector,
+            idle_timeout: settings.idle_timeout,
+            request_timeout: settings.request_timeout,
+            answer_bytes_max: settings.answer_bytes_max,
+        }
+    }
+
+    /// The same, with no connections yet.
+    #[must_use]
+    pub fn reconnected(&self) -> Self {
+        let connector = Connector { begun: Arc::default(), ..self.connector.clone() };
+        Self { client: pool(connector.clone(), self.idle_timeout), connector, ..self.clone() }
+    }
+
+    /// How many connections were begun so far. A call during which it did not grow went over an old one.
+    pub fn connections(&self) -> u64 {
+        self.connector.begun.load(Ordering::Relaxed)
     }
 
     /// Sends the call once and reads the whole answer.
@@ -144,14 +167,25 @@ impl Transport {
             ClientError::Broken { endpoint, cause: error.to_string() }
         })?;
         let text = |name: HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let is_json = text(CONTENT_TYPE).is_some_and(is_json);
+        let retry_after = text(RETRY_AFTER).map(str::to_owned);
         Ok(Answer {
             endpoint: endpoint.to_owned(),
             status: head.status.as_u16(),
-            is_json: text(CONTENT_TYPE).is_some_and(is_json),
-            retry_after: text(RETRY_AFTER).map(str::to_owned),
+            is_json,
+            retry_after,
             body: body.to_bytes(),
+            headers: head.headers,
         })
     }
+}
+
+fn pool(connector: Connector, idle_timeout: Duration) -> Client<Connector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(idle_timeout)
+        .pool_max_idle_per_host(8)
+        .build(connector)
 }
 
 /// Is this media type `application/json`, with or without parameters?
@@ -184,6 +218,8 @@ fn request(endpoint: &str, call: &Call) -> Result<Request<Full<Bytes>>, ClientEr
 struct Connector {
     https: HttpsConnector<HttpConnector>,
     limit: Duration,
+    /// Connections so far.
+    begun: Arc<AtomicU64>,
 }
 
 type BoxError = Box<dyn StdError + Send + Sync>;
@@ -199,6 +235,7 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
+        self.begun.fetch_add(1, Ordering::Relaxed);
         let (work, limit) = (self.https.call(uri), self.limit);
         Box::pin(async move {
             tokio::time::timeout(limit, work)

@@ -35,7 +35,7 @@ pub(super) fn problems(keys: &Keys) -> Vec<String> {
         let sentence = format!("{key}.body_max_bytes: between {} and {}", BODY_BYTES.start(), BODY_BYTES.end());
         rule(BODY_BYTES.contains(&bytes), &sentence);
     }
-    let plain = keys.database.tls == "disable" && !keys.replica.dev;
+    let plain = keys.database.tls == "disable" && !keys.replica.dev && !keys.observe.drill;
     for host in keys.database.hosts.iter().filter(|host| plain && !is_local(host)) {
         rule(false, &format!("database.tls: \"disable\" is for a database on this host, which {host:?} is not"));
     }
@@ -109,12 +109,14 @@ mod tests {
 
     #[test]
     fn a_database_elsewhere_has_tls() {
-        let of = |hosts: &str, dev: &str| {
-            with(&[("DATABASE__TLS", "disable"), ("DATABASE__HOSTS", hosts), ("REPLICA__DEV", dev)]).len()
+        let of = |hosts: &str, permits: &str, value: &str| {
+            with(&[("DATABASE__TLS", "disable"), ("DATABASE__HOSTS", hosts), (permits, value)]).len()
         };
-        assert_eq!(of("127.0.0.1:1, localhost:2, [::1]:3, /run/postgresql:4", "false"), 0);
-        assert_eq!(of("127.0.0.1:1, db.example:2, 10.0.0.1:3, localhost.example:4", "false"), 3);
-        assert_eq!(of("db.example:2", "true"), 0);
+        assert_eq!(of("127.0.0.1:1, localhost:2, [::1]:3, /run/postgresql:4", "REPLICA__DEV", "false"), 0);
+        assert_eq!(of("127.0.0.1:1, db.example:2, 10.0.0.1:3, localhost.example:4", "REPLICA__DEV", "false"), 3);
+        assert_eq!(of("db.example:2", "REPLICA__DEV", "true"), 0);
+        assert_eq!(of("db.example:2", "OBSERVE__DRILL", "true"), 0);
+        assert_eq!(of("db.example:2", "OBSERVE__DRILL", "false"), 1);
         assert_eq!(with(&[("DATABASE__HOSTS", "db.example:2")]).len(), 0);
     }
 }

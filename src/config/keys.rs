@@ -12,6 +12,7 @@ macro_rules! section {
 
 section!(Keys {
     log: Log,
+    observe: Observe,
     replica: Replica,
     pki: Pki,
     devices: Devices,
@@ -20,11 +21,13 @@ section!(Keys {
     http: Http,
     identity: Identity,
     database: Database,
+    durability: Durability,
     ingest: Ingest,
     presence: Presence,
     leases: Leases,
 });
 section!(Log { format: String, filter: String });
+section!(Observe { drill: bool });
 section!(Replica { addr: String, drain_limit_s: u64, dev: bool });
 section!(Pki { dir: String });
 section!(Devices {
@@ -72,6 +75,7 @@ section!(Database {
     lease: User,
 });
 section!(User { user: String, password: String, password_file: String });
+section!(Durability { policy: String });
 section!(Ingest {
     body_max_bytes: usize,
     items_max: usize,
@@ -87,6 +91,7 @@ section!(Presence {
     flush_rows_max: usize,
     devices_max: usize,
     heartbeat_blind_max_s: u64,
+    blind_close_over_s: u64,
     promise_trust_s: u64,
     tick_interval_ms: u64,
     tick_gap_max_ms: u64,

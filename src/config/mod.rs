@@ -40,10 +40,29 @@ pub fn secret_from_env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Those of these programs that no directory of PATH has.
+pub fn missing_programs<'a>(names: &[&'a str]) -> Vec<&'a str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let has = |name: &str| directories.iter().any(|directory| directory.join(name).is_file());
+    names.iter().copied().filter(|name| !has(name)).collect()
+}
+
+/// What this host is called; a container has a name of its own. `None` where the system does not say.
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?.trim().to_owned();
+    (!name.is_empty()).then_some(name)
+}
+
 /// The file that this process runs, for programs that start another of their kind.
 ///
 /// # Errors
 /// When the system does not say.
 pub fn this_program() -> std::io::Result<PathBuf> {
     std::env::current_exe()
+}
+
+/// Where the machine keeps what may be lost.
+pub fn temporary_dir() -> PathBuf {
+    std::env::temp_dir()
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::keys::{Database, User};
+use super::keys::User;
 use super::{ConfigErrors, Keys, bounds};
 use crate::http::HttpSettings;
 use crate::identity::CacheSettings;
@@ -16,7 +16,7 @@ use crate::net::{ClientAuth, ConnectionSettings, ListenerSettings, UnverifiedSet
 use crate::observe::log::Format;
 use crate::store::presence::{RestartCap, SweepSettings};
 use crate::store::settings::TlsMode;
-use crate::store::{Login, StoreSettings};
+use crate::store::{Login, Policy, StoreSettings};
 
 const DAY_S: u64 = 86_400;
 
@@ -25,6 +25,7 @@ const DAY_S: u64 = 86_400;
 pub struct Settings {
     pub log_format: Format,
     pub log_filter: String,
+    pub drill: bool,
     pub replica_addr: String,
     pub drain_limit: Duration,
     pub dev: bool,
@@ -52,6 +53,8 @@ pub struct PresenceValues {
     pub flush_rows_max: usize,
     pub devices_max: usize,
     pub blind_max: Duration,
+    /// The connections of devices are closed within this time while the replica is blind.
+    pub blind_close_over: Duration,
     pub promise_trust: Duration,
     pub tick_interval: Duration,
     pub tick_gap_max: Duration,
@@ -108,18 +111,18 @@ fn build(keys: &Keys, check: &mut Checker) -> Option<Settings> {
     let admin_client_auth = check.choice("admin.client_auth", &keys.admin.client_auth, &auths);
     let device_listener = device_listener(keys, check);
     let admin_listener = admin_listener(keys, check);
-    let store = store(&keys.database, check);
+    let store = store(keys, check);
     let ingest = ingest(keys);
     if let Err(sentences) = ingest.check() {
         check.0.extend(sentences.into_iter().map(|s| format!("ingest.{s}")));
     }
     let jobs = jobs(keys);
     check.0.extend(jobs.problems().into_iter().map(|s| format!("leases.{s}")));
-    let replica_addr = if keys.replica.addr.is_empty() { &keys.devices.addr } else { &keys.replica.addr };
     Some(Settings {
         log_format: log_format?,
         log_filter: keys.log.filter.clone(),
-        replica_addr: replica_addr.clone(),
+        replica_addr: replica_addr(&keys.replica.addr, device_addr?, super::host_name()),
+        drill: keys.observe.drill,
         drain_limit: Duration::from_secs(keys.replica.drain_limit_s),
         dev: keys.replica.dev,
         pki_dir: PathBuf::from(&keys.pki.dir),
@@ -141,6 +144,15 @@ fn build(keys: &Keys, check: &mut Checker) -> Option<Settings> {
         presence: presence(keys),
         jobs,
     })
+}
+
+/// How others name this replica. An address that stands for all of this host's would name every replica alike.
+fn replica_addr(given: &str, listens: SocketAddr, host_name: Option<String>) -> String {
+    match host_name.filter(|_| listens.ip().is_unspecified()) {
+        _ if !given.is_empty() => given.to_owned(),
+        Some(host) => format!("{host}:{}", listens.port()),
+        None => listens.to_string(),
+    }
 }
 
 /// Rules that no subsystem can check alone.
@@ -234,7 +246,10 @@ fn http(keys: &Keys) -> HttpSettings {
     }
 }
 
-fn store(database: &Database, check: &mut Checker) -> Option<StoreSettings> {
+fn store(keys: &Keys, check: &mut Checker) -> Option<StoreSettings> {
+    let database = &keys.database;
+    let policies = [("refuse", Policy::Refuse), ("accept", Policy::Accept), ("single", Policy::Single)];
+    let durability = check.choice("durability.policy", &keys.durability.policy, &policies);
     let modes = [("verify-full", TlsMode::VerifyFull), ("disable", TlsMode::Disable)];
     let tls = check.choice("database.tls", &database.tls, &modes);
     let ca_file = (!database.ca_file.is_empty()).then(|| PathBuf::from(&database.ca_file));
@@ -254,6 +269,7 @@ fn store(database: &Database, check: &mut Checker) -> Option<StoreSettings> {
         control: login("control", &database.control, check),
         fleet: login("fleet", &database.fleet, check),
         lease: login("lease", &database.lease, check),
+        durability: durability?,
         control_connections_max: database.control_connections_max,
         fleet_connections_max: database.fleet_connections_max,
         connect_deadline: Duration::from_millis(database.connect_deadline_ms),
@@ -317,6 +333,7 @@ fn presence(keys: &Keys) -> PresenceValues {
         flush_rows_max: p.flush_rows_max,
         devices_max: p.devices_max,
         blind_max: Duration::from_secs(p.heartbeat_blind_max_s),
+        blind_close_over: Duration::from_secs(p.blind_close_over_s),
         promise_trust: Duration::from_secs(p.promise_trust_s),
         tick_interval: Duration::from_millis(p.tick_interval_ms),
         tick_gap_max: Duration::from_millis(p.tick_gap_max_ms),
@@ -342,5 +359,22 @@ fn jobs(keys: &Keys) -> JobsSettings {
         retention_days: keys.ingest.retention_days.saturating_add(1),
         events_retention_ms: keys.leases.events_retention_days * DAY_S * 1_000,
         ..JobsSettings::standard(sweep)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_are_told_apart_without_a_setting() {
+        let addr = |given: &str, listens: &str, host: Option<&str>| {
+            replica_addr(given, listens.parse().unwrap(), host.map(str::to_owned))
+        };
+        assert_eq!(addr("", "0.0.0.0:8443", Some("node-1")), "node-1:8443");
+        assert_eq!(addr("", "[::]:8443", Some("node-1")), "node-1:8443");
+        assert_eq!(addr("", "10.0.0.7:8443", Some("node-1")), "10.0.0.7:8443", "more is known than the name");
+        assert_eq!(addr("a.example:443", "0.0.0.0:8443", Some("node-1")), "a.example:443");
+        assert_eq!(addr("", "0.0.0.0:8443", None), "0.0.0.0:8443");
     }
 }

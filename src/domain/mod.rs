@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod candidacy;
+pub mod database_clock;
 pub mod digest;
 pub mod enrollment;
 pub mod ids;

@@ -1,5 +1,6 @@
 //! What we believe of a device, and why.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,23 @@ impl Cause {
             Self::Silence => "silence",
             Self::Goodbye => "goodbye",
         }
+    }
+}
+
+/// What a device says of itself in a heartbeat. Evidence for people: nothing is judged by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Its own counter, which resets at reboot.
+    pub seq: Option<i64>,
+    /// At most 256 characters, without NUL; an empty one takes the last one back.
+    pub status: Option<Arc<str>>,
+}
+
+impl Said {
+    /// What is known once both were heard, `self` before `later`.
+    #[must_use]
+    pub fn then(self, later: Self) -> Self {
+        Self { seq: later.seq.or(self.seq), status: later.status.or(self.status) }
     }
 }
 

@@ -27,6 +27,22 @@ impl Random {
         if high > low { rng.random_range(low..high) } else { low }
     }
 
+    /// One of 0 to `count - 1`, all with the same chance; 0 if `count` is.
+    pub fn below(&self, count: usize) -> usize {
+        let mut rng = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if count > 1 { rng.random_range(0..count) } else { 0 }
+    }
+
+    /// True with this probability.
+    pub fn chance(&self, probability: f64) -> bool {
+        self.uniform(0.0, 1.0) < probability
+    }
+
+    /// 64 bits, for instance to seed another source.
+    pub fn bits(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).random()
+    }
+
     /// `base` × U(low, high).
     pub fn scale(&self, base: Duration, low: f64, high: f64) -> Duration {
         base.mul_f64(self.uniform(low, high).max(0.0))
@@ -42,6 +58,16 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn choices_reach_every_one_and_no_other() {
+        let random = Random::seeded(5);
+        let drawn: std::collections::BTreeSet<_> = (0..200).map(|_| random.below(4)).collect();
+        assert!(drawn.into_iter().eq(0..4));
+        assert_eq!((random.below(1), random.below(0)), (0, 0));
+        assert!((0..100).all(|_| random.chance(1.0) && !random.chance(0.0)));
+        assert_ne!(random.bits(), random.bits());
+    }
 
     #[test]
     fn jitter_stays_under_its_ceiling_and_repeats_with_its_seed() {

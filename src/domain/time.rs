@@ -22,6 +22,11 @@ impl Boottime {
         u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// The same in nanoseconds.
+    pub fn as_ns(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(span))

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::domain::ids::ReplicaId;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::identity::Identity;
 use crate::ingest::Ingest;
 use crate::lifecycle::readiness::Readiness;
 use crate::presence::Presence;
+use crate::presence::detector::Limits;
 use crate::store::{ControlStore, FleetStore};
 
 /// Bounds of a request.
@@ -27,7 +29,7 @@ pub struct HttpSettings {
     pub submit_deadline: Duration,
 }
 
-/// The device listener.
+/// The device listener. `drill`: answers say that they come from this replica, and how far it had read the change log.
 #[derive(Clone)]
 pub struct DeviceApi {
     pub identity: Identity,
@@ -36,9 +38,10 @@ pub struct DeviceApi {
     pub clock: Clock,
     pub random: Random,
     pub settings: Arc<HttpSettings>,
+    pub drill: Option<ReplicaId>,
 }
 
-/// The admin listener.
+/// The admin listener. `drill` as for devices.
 #[derive(Clone)]
 pub struct AdminApi {
     pub identity: Identity,
@@ -47,6 +50,9 @@ pub struct AdminApi {
     pub clock: Clock,
     pub random: Random,
     pub settings: Arc<HttpSettings>,
+    pub drill: Option<ReplicaId>,
+    /// The sweep's, for whoever asks why a device is offline.
+    pub limits: Limits,
 }
 
 /// The ops listener.
@@ -70,6 +76,7 @@ pub(super) struct Shared {
     pub clock: Clock,
     pub random: Random,
     pub settings: Arc<HttpSettings>,
+    pub drill: Option<ReplicaId>,
 }
 
 impl From<&DeviceApi> for Shared {
@@ -81,6 +88,7 @@ impl From<&DeviceApi> for Shared {
             clock: api.clock.clone(),
             random: api.random.clone(),
             settings: api.settings.clone(),
+            drill: api.drill,
         }
     }
 }
@@ -94,6 +102,7 @@ impl From<&AdminApi> for Shared {
             clock: api.clock.clone(),
             random: api.random.clone(),
             settings: api.settings.clone(),
+            drill: api.drill,
         }
     }
 }
@@ -107,6 +116,7 @@ impl From<&OpsApi> for Shared {
             clock: api.clock.clone(),
             random: api.random.clone(),
             settings: api.settings.clone(),
+            drill: None,
         }
     }
 }

@@ -14,6 +14,7 @@ use tracing::Instrument;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use super::api::Shared;
+use super::drill::Origin;
 use super::error::{self, ApiError, Rendering};
 use super::route::RouteInfo;
 use super::unread::Unread;
@@ -63,6 +64,7 @@ pub async fn frame_unmatched(State(unmatched): State<Unmatched>, request: Reques
 
 async fn framed(shared: &Shared, series: Series, oauth: bool, mut request: Request, next: Next) -> Response {
     let RequestId(id) = request_id(request.headers(), &shared.clock);
+    let origin = Origin::of(shared);
     request.extensions_mut().insert(RequestId(id.clone()));
     let (request, unread) = Unread::of(request);
     let span = tracing::info_span!("request", request_id = %id, listener = series.port.as_str(), method = series.method, route = series.route);
@@ -79,6 +81,9 @@ async fn framed(shared: &Shared, series: Series, oauth: bool, mut request: Reque
         }
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(X_REQUEST_ID, value);
+        }
+        if let Some(origin) = origin {
+            origin.mark(&mut response);
         }
         let status = response.status().as_u16();
         let ms = in_flight.answered(status).as_secs_f64() * 1_000.0;

@@ -16,7 +16,7 @@ use super::api::Shared;
 use super::authn::WithCert;
 use super::extract::{Creation, Json, OptionalJson, PathOf, Query};
 use super::openapi::Shape;
-use super::page::Paging;
+use super::page::{PageQuery, Paging};
 use super::reference::DeviceRef;
 use super::route::{JSON, Method, Permission, Route, build};
 use super::*;
@@ -33,13 +33,6 @@ struct Sent {
     n: u8,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    limit: Option<u32>,
-    cursor: Option<String>,
-}
-
 async fn json_in(Json(sent): Json<Sent>) -> String {
     sent.n.to_string()
 }
@@ -52,8 +45,8 @@ async fn creation(asked: Creation<Sent>) -> String {
     format!("{:?} {}", asked.key, asked.value.n)
 }
 
-async fn list(Query(asked): Query<Asked>) -> Result<axum::Json<Vec<u8>>, ApiError> {
-    let paging = Paging::<u8>::new("/list", &(), asked.limit, asked.cursor.as_deref())?;
+async fn list(Query(asked): Query<PageQuery>) -> Result<axum::Json<Vec<u8>>, ApiError> {
+    let paging = Paging::<u8>::asked("/list", &(), &asked)?;
     Ok(axum::Json(paging.page(vec![1, 2], |n| *n).items))
 }
 
@@ -90,6 +83,7 @@ fn shared() -> Shared {
         clock: Clock::manual(1_700_000_000_000_000),
         random: Random::seeded(7),
         settings: Arc::new(settings),
+        drill: None,
     }
 }
 
@@ -100,8 +94,8 @@ fn router() -> Router {
         Route::new(d, Method::Post, "/json", Public, json_in).answers_as(200, JSON, Shape::Any),
         Route::new(d, Method::Post, "/maybe", Public, maybe_json_in),
         Route::new(d, Method::Post, "/creation", Public, creation).secret(),
-        Route::new(d, Method::Get, "/list", Public, list),
-        Route::new(d, Method::Put, "/list", Public, list),
+        Route::new(d, Method::Get, "/list", Public, list).query::<PageQuery>(),
+        Route::new(d, Method::Put, "/list", Public, list).query::<PageQuery>(),
         Route::new(d, Method::Get, "/devices/{d}", Public, device_in),
         Route::new(d, Method::Get, "/unproved", Public, proof_in),
         Route::new(d, Method::Get, "/cert", Permission::Cert, proof_in),
@@ -309,7 +303,12 @@ async fn ops_answers_what_readiness_says() {
     }
     let response = ask("/readyz?verbose").await.unwrap();
     assert_eq!(response.status(), 200);
-    assert_eq!(text(response).await.lines().count(), Check::ALL.len());
+    let lines = text(response).await;
+    assert!(lines.ends_with("ok durability\n") && lines.lines().count() == Check::ALL.len() + 1, "{lines}");
+    readiness.set_degraded(true);
+    let response = ask("/readyz?verbose").await.unwrap();
+    assert_eq!(response.status(), 200, "heartbeats need no standby");
+    assert!(text(response).await.ends_with("degraded durability\n"));
     let response = ask("/metrics").await.unwrap();
     assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; version=0.0.4");
     assert_eq!(ask("/nothing").await.unwrap().headers()[header::CONTENT_TYPE], error::PROBLEM_JSON);

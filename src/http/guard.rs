@@ -12,13 +12,14 @@ use super::accept;
 use super::authn::{Operator, WithCert, WithCertAndToken, WithOldCert, bearer};
 use super::body::{Bounds, check_declared};
 use super::error::ApiError;
+use super::form;
 use super::frame::Row;
 use super::route::Permission;
 use crate::identity::{AuthError, DeviceCaller, Identity};
 use crate::net::{ConnInfo, Peer, Rejection};
 use crate::observe::net::Port;
 use crate::presence::Contact;
-use crate::wire::problem::Slug;
+use crate::wire::problem::{FieldError, Slug};
 
 /// The middleware of one route.
 pub async fn guard(State(row): State<Row>, request: Request, next: Next) -> Result<Response, ApiError> {
@@ -32,11 +33,28 @@ pub async fn guard(State(row): State<Row>, request: Request, next: Next) -> Resu
     check_declared(&parts.headers, bounds)?;
     parts.extensions.insert(bounds);
     let operator = authenticate(&row, &mut parts).await?;
+    known_query(&row, &parts)?;
     let response = next.run(Request::from_parts(parts, body)).await;
     if response.status().is_success() && operator.is_some_and(|operator| !operator.has_asked()) {
         return Err(ApiError::internal("a handler succeeded without asking whether its operator may"));
     }
     Ok(response)
+}
+
+/// A parameter that the route does not have is a mistake that the caller should hear of, as is one given twice. Callers
+/// are known by now: whoever sends a token in the query is told first that it does not count there.
+fn known_query(row: &Row, parts: &Parts) -> Result<(), ApiError> {
+    let Some(query) = parts.uri.query().filter(|_| row.info.port != Port::Ops) else {
+        return Ok(());
+    };
+    // Where secrets are sent, no input is repeated: not even the name of a parameter.
+    let pointer = |name: &str| if row.info.has_secrets { "?".to_owned() } else { format!("?{name}") };
+    let pairs = form::pairs(query.as_bytes()).map_err(|bad| ApiError::field(pointer(&bad.name), bad.detail))?;
+    let unknown = pairs.iter().filter(|(name, _)| row.info.query.iter().all(|parameter| parameter.name != *name));
+    let error =
+        |name: &str| FieldError { pointer: pointer(name), detail: "this route has no such parameter".to_owned() };
+    let errors: Vec<FieldError> = unknown.map(|(name, _)| error(name)).collect();
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::fields(errors)) }
 }
 
 fn bounds(row: &Row) -> Bounds {

@@ -23,6 +23,7 @@ mod accept;
 mod api;
 mod authn;
 pub mod body;
+mod drill;
 pub mod error;
 pub mod extract;
 mod faults;

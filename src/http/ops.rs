@@ -43,5 +43,6 @@ fn lines(readiness: &Readiness) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{} {}", if readiness.get(check) { "ok" } else { "failed" }, check.as_str());
     }
+    let _ = writeln!(text, "{} durability", if readiness.is_degraded() { "degraded" } else { "ok" });
     text
 }

@@ -7,8 +7,9 @@
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
 
 use super::error::ApiError;
 use super::extract::scan_any;
@@ -21,6 +22,15 @@ pub const LIMIT_MAX: u32 = 1_000;
 const CURSOR_MAX: usize = 1_024;
 
 type Seal = [u8; 8];
+
+/// The query of a list without filters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct PageQuery {
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
 
 /// One request for a page.
 #[derive(Debug)]
@@ -47,6 +57,11 @@ impl<K: Serialize + DeserializeOwned> Paging<K> {
         let seal = seal(route, filters)?;
         let after = cursor.map(|cursor| open(cursor, seal).ok_or_else(bad_cursor)).transpose()?;
         Ok(Self { limit, after, seal })
+    }
+
+    /// Of a list without filters; `within`: what its path names.
+    pub fn asked(route: &str, within: &impl Serialize, asked: &PageQuery) -> Result<Self, ApiError> {
+        Self::new(route, within, asked.limit, asked.cursor.as_deref())
     }
 
     /// The key as the store takes it. A key that `read` makes nothing of was edited: `bad-cursor`.

@@ -5,6 +5,7 @@ use axum::Router;
 
 use super::api::{AdminApi, DeviceApi, OpsApi, Shared};
 use super::openapi::{self, Shape};
+use super::page::PageQuery;
 use super::route::{JSON, Method, Permission, Route, RouteInfo, build};
 use super::{admin, device, ops};
 use crate::domain::access::Action;
@@ -87,7 +88,7 @@ fn fleet_routes() -> Vec<Route<AdminApi>> {
     vec![
         Route::new(a, Get, "/v1/fleets", Operator(FleetRead), fleets::list)
             .summary("The fleets that the operator sees, by name.")
-            .query::<fleets::FleetsQuery>().lists::<adm::Fleet>(),
+            .query::<PageQuery>().lists::<adm::Fleet>(),
         Route::new(a, Post, "/v1/fleets", Operator(FleetAdmin), fleets::create)
             .summary("Makes a fleet. Takes an admin of every fleet.")
             .takes::<adm::NewFleet>().answers::<adm::Fleet>(201).idempotent_by_key(),
@@ -135,7 +136,7 @@ fn credential_routes() -> Vec<Route<AdminApi>> {
     vec![
         Route::new(a, Get, "/v1/devices/{device}/certificates", Operator(FleetRead), certificates::list)
             .summary("The device's certificates, the newest first.")
-            .query::<certificates::CertificatesQuery>().lists::<adm::Certificate>(),
+            .query::<PageQuery>().lists::<adm::Certificate>(),
         Route::new(a, Get, "/v1/certificates/{fingerprint}", Operator(FleetRead), certificates::get)
             .summary("One certificate.").answers::<adm::Certificate>(200),
         Route::new(a, Post, "/v1/certificates/{fingerprint}/revoke", Operator(FleetSteer), certificates::revoke)
@@ -162,13 +163,13 @@ fn service_routes() -> Vec<Route<AdminApi>> {
     let a = Port::Admin;
     vec![
         Route::new(a, Get, "/v1/leases", Operator(ServiceRead), leases::list)
-            .summary("The leases of all duties.").query::<leases::LeasesQuery>().lists::<adm::Lease>(),
+            .summary("The leases of all duties.").query::<PageQuery>().lists::<adm::Lease>(),
         Route::new(a, Get, "/v1/replicas", Operator(ServiceRead), replicas::list)
             .summary("The replicas, in the order of their starts.")
-            .query::<replicas::ReplicasQuery>().lists::<adm::Replica>(),
+            .query::<PageQuery>().lists::<adm::Replica>(),
         Route::new(a, Get, "/v1/outages", Operator(ServiceRead), outages::list)
             .summary("The intervals in which silence proves nothing, the newest first.")
-            .query::<outages::OutagesQuery>().lists::<adm::Outage>(),
+            .query::<PageQuery>().lists::<adm::Outage>(),
     ]
 }
 

@@ -247,6 +247,23 @@ pub fn pin_of(certificate_pem: &str) -> Result<Pin, CaError> {
     Ok(Pin::of_spki(parse(&der)?.public_key().raw))
 }
 
+/// When the first certificate of a chain ends.
+pub fn chain_end(chain_pem: &str) -> Result<OffsetDateTime, CaError> {
+    let first = Pem::iter_from_buffer(chain_pem.as_bytes()).next().and_then(Result::ok);
+    Ok(parse(&first.ok_or(CaError::BadCertificate)?.contents)?.validity().not_after.to_datetime())
+}
+
+/// The pins of the CA certificates in a bundle. A bundle with anything else in it, or without an end, has none.
+pub fn bundle_pins(pem: &str) -> Result<Vec<Pin>, CaError> {
+    let pin = |block: Result<Pem, _>| {
+        let block = block.map_err(|_| CaError::BadCertificate)?;
+        let parsed = parse(&block.contents)?;
+        let good = block.label == "CERTIFICATE" && parsed.is_ca();
+        if good { Ok(Pin::of_spki(parsed.public_key().raw)) } else { Err(CaError::BadCertificate) }
+    };
+    Pem::iter_from_buffer(pem.as_bytes()).map(pin).collect()
+}
+
 /// Is this certificate signed by the key of that one, and named after it?
 pub fn is_issued_by(certificate_pem: &str, issuer_pem: &str) -> Result<bool, CaError> {
     let (child, parent) = (single_certificate(certificate_pem)?, single_certificate(issuer_pem)?);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
+use super::reached::Reached;
 use super::records::Records;
 use crate::domain::ids::ReplicaId;
 use crate::domain::random::Random;
@@ -143,6 +144,9 @@ impl Follower {
         // Only what was applied moves the cursor: this may be dropped at any await.
         let keys_changed = self.records.apply(&batch).await;
         (state.keys_loaded, state.cursor) = (state.keys_loaded && !keys_changed, moved);
+        if let Some(xmin) = state.cursor.xmin() {
+            self.records.reached.set(Reached { timeline: self.records.position.timeline(), xmin });
+        }
         if !state.keys_loaded {
             let rows = follow::token_keys(session, READ_LIMIT).await?;
             let trusted = self.records.trust(rows);

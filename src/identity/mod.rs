@@ -10,6 +10,7 @@
 //! Deliberately absent: revocation lists, and any choice of status codes.
 
 mod authn;
+mod bundle;
 pub mod ca;
 mod cache;
 pub mod csr;
@@ -17,10 +18,12 @@ mod enroll;
 pub mod enrollment_token;
 mod error;
 mod follow;
+mod forecast;
 pub mod jwt;
 pub mod keys;
 pub mod operators;
 pub mod pki;
+mod reached;
 mod records;
 
 use std::sync::Arc;
@@ -38,8 +41,10 @@ use crate::store::{PrimaryWatch, StoreSettings};
 
 pub use crate::store::devices::{DeviceRecord, DeviceState};
 pub use authn::{DeviceCaller, OperatorCaller};
+pub use bundle::CaBundle;
 pub use enroll::{Csr, new_id};
 pub use error::{AuthError, IdentityError};
+pub use reached::Reached;
 pub use records::CacheSettings;
 
 /// What identity is set to.
@@ -94,6 +99,9 @@ impl Identity {
             clock: parts.clock.clone(),
             random: parts.random,
         };
+        parts.pki.ca_bundle.watch(tasks);
+        forecast::own(&parts.pki);
+        tasks.essential("forecast", forecast::run(parts.log.control().clone(), tasks.shutdown().clone()));
         tasks.foundation("change-log", follower.run(parts.primary, tasks.shutdown().clone()));
         Self(Arc::new(Inner {
             records,
@@ -103,6 +111,11 @@ impl Identity {
             endpoints: parts.settings.endpoints,
             clock: parts.clock,
         }))
+    }
+
+    /// How far the change log was applied.
+    pub fn reached(&self) -> Reached {
+        self.0.records.reached.get()
     }
 
     /// How fresh the change log is.
@@ -115,8 +128,8 @@ impl Identity {
         &self.0.log
     }
 
-    /// What clients are to trust, PEM.
+    /// What clients are to trust, PEM, as it is now.
     pub fn ca_bundle_pem(&self) -> Arc<str> {
-        self.0.pki.ca_bundle_pem.clone()
+        self.0.pki.ca_bundle.pem()
     }
 }

@@ -20,10 +20,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::bundle::CaBundle;
 use super::ca::{self, CaError, Issuer, Root};
 use super::jwt::{BadTokenKey, TokenKeys, TokenPublicKey};
 use crate::domain::digest::sha256;
@@ -56,7 +56,7 @@ const CREATING: &str = ".creating";
 /// Committed, not yet in place.
 const CREATED: &str = ".created";
 /// No file here is longer; a wrong path does not fill the memory.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Why a PKI directory was not created or loaded. For the person at the command line.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ pub enum PkiError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("{path}: {source}")]
     Certificate { path: PathBuf, source: CaError },
-    #[error("{0} does not fit: it is not signed by the CA beside it")]
+    #[error("{0} does not fit the CA beside it: it is not signed by it, or the bundle does not hold it")]
     Chain(PathBuf),
     #[error(transparent)]
     TokenKey(#[from] BadTokenKey),
@@ -88,7 +88,7 @@ pub struct Pki {
     pub issuer: Issuer,
     pub tokens: TokenKeys,
     /// What clients are to trust: root, then issuing CA.
-    pub ca_bundle_pem: Arc<str>,
+    pub ca_bundle: CaBundle,
     /// Of the root's key.
     pub pin: Pin,
     /// The server's certificate, then the issuing CA's.
@@ -193,7 +193,7 @@ pub fn load(dir: &Path, dev: bool) -> Result<Pki, PkiError> {
     Ok(Pki {
         root: load_root(dir, &root_pem, dev)?,
         tokens: TokenKeys::load(device_key.expose_secret(), operator_key.expose_secret())?,
-        ca_bundle_pem: bundle(dir, &root_pem, &issuing_pem)?,
+        ca_bundle: bundle(dir, &root_pem, &issuing_pem)?,
         pin: ca::pin_of(&root_pem).map_err(in_file(ROOT_PEM))?,
         issuer,
         server_chain_pem,
@@ -214,16 +214,11 @@ fn load_root(dir: &Path, root_pem: &str, dev: bool) -> Result<Option<Root>, PkiE
 }
 
 /// The bundle may hold more than our own two (the next CA), but not less.
-fn bundle(dir: &Path, root_pem: &str, issuing_pem: &str) -> Result<Arc<str>, PkiError> {
+fn bundle(dir: &Path, root_pem: &str, issuing_pem: &str) -> Result<CaBundle, PkiError> {
     let path = dir.join(CA_PEM);
-    let bundle = read(&path)?;
-    for pem in [root_pem, issuing_pem] {
-        let pin = ca::pin_of(pem).map_err(|source| PkiError::Certificate { path: path.clone(), source })?;
-        if !pin.matches(&bundle) {
-            return Err(PkiError::Chain(path));
-        }
-    }
-    Ok(bundle.into())
+    let text = read(&path)?;
+    let own = [ca::pin_of(root_pem)?, ca::pin_of(issuing_pem)?];
+    CaBundle::new(path, &text, own)
 }
 
 /// Makes everything and writes it to `.creating`, then commits by renaming that to `.created`.
@@ -393,7 +388,7 @@ mod tests {
         }
         let pki = load(&dir.0, false).unwrap();
         assert_eq!(pki.public_halves(), made);
-        assert!(pki.root.is_some() && pki.pin.matches(&pki.ca_bundle_pem));
+        assert!(pki.root.is_some() && pki.pin.matches(&pki.ca_bundle.pem()));
         assert_eq!(made.certificates.iter().map(|c| c.kind.as_str()).collect::<Vec<_>>(), ["root", "issuing"]);
         assert_eq!(made.token_keys.len(), 2);
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::cache::{Coherent, Position};
 use super::jwt::{Audience, BadTokenKey, DeviceClaims, OperatorClaims, TokenPublicKey, Verifier};
+use super::reached::Mark;
 use crate::domain::ids::{DeviceId, Fingerprint, OperatorId};
 use crate::observe::identity as observe;
 use crate::store::changes::ChangeKind;
@@ -35,6 +36,7 @@ pub(super) enum Verified {
 pub(super) struct Records {
     control: ControlStore,
     pub(super) position: Arc<Position>,
+    pub(super) reached: Mark,
     credentials: Arc<Coherent<Fingerprint, Credential>>,
     devices: Arc<Coherent<DeviceId, DeviceRecord>>,
     operators: Arc<Coherent<OperatorId, OperatorRecord>>,
@@ -58,6 +60,7 @@ impl Records {
             verified: Cache::builder().max_capacity(devices_max).build(),
             verifier: Verifier::new(),
             position,
+            reached: Mark::default(),
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Tally {
     pub duplicates: u64,
     /// In no particular order.
     pub rejected: Vec<RejectedItem>,
+    /// What is acknowledged is on the primary alone, as far as is known.
+    pub degraded: bool,
 }
 
 /// An item, once its row is made: which request and which of its items, and what it says.
@@ -129,6 +131,9 @@ impl Tally {
         let conflicts = self.rejected.iter().filter(|item| item.kind == "conflict").count();
         observe::ingest::readings(Outcome::Stored, count(self.stored));
         observe::ingest::readings(Outcome::Duplicate, count(self.duplicates));
+        if self.degraded {
+            observe::ingest::degraded(self.stored.saturating_add(self.duplicates));
+        }
         observe::ingest::readings(Outcome::RejectedConflict, conflicts);
         observe::ingest::readings(Outcome::RejectedRefused, self.rejected.len() - conflicts);
     }

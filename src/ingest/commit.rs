@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::batch::{Progress, Verdict};
 use crate::observe;
 use crate::store::readings::{self, NewReadings, RowOutcome};
-use crate::store::{Fault, FleetStore, StoreError};
+use crate::store::{Durability, Fault, FleetStore, StoreError};
 
 /// A missing partition is made and the insert tried again, so often in one commit. A second time can be needed when
 /// a commit is halved in between; more often, something else drops them.
@@ -21,6 +21,8 @@ const PARTITION_ROUNDS_MAX: usize = 3;
 pub(super) struct Outcome {
     pub verdicts: Vec<Option<Verdict>>,
     pub error: Option<StoreError>,
+    /// Some of it is on the primary alone, and the policy accepts that.
+    pub degraded: bool,
 }
 
 /// Commits the rows, within `limit`.
@@ -28,7 +30,7 @@ pub(super) async fn commit(store: &FleetStore, rows: Arc<NewReadings>, limit: Du
     let begun = Instant::now();
     let mut progress = Progress::new(rows.len());
     let mut rounds = 0;
-    let mut error = None;
+    let (mut error, mut degraded) = (None, false);
     while let Some(range) = progress.take() {
         let left = limit.saturating_sub(begun.elapsed());
         if left.is_zero() {
@@ -36,7 +38,8 @@ pub(super) async fn commit(store: &FleetStore, rows: Arc<NewReadings>, limit: Du
             break;
         }
         match readings::insert(store, &rows, range.clone(), left).await {
-            Ok(outcomes) => {
+            Ok((outcomes, durability)) => {
+                degraded |= durability == Durability::Degraded;
                 if outcomes.contains(&RowOutcome::Vanished) {
                     let detail = "a row was in the way and is gone";
                     error = Some(StoreError::new("readings_commit", Fault::Unknown, detail));
@@ -64,7 +67,7 @@ pub(super) async fn commit(store: &FleetStore, rows: Arc<NewReadings>, limit: Du
             }
         }
     }
-    Outcome { verdicts: progress.verdicts().to_vec(), error }
+    Outcome { verdicts: progress.verdicts().to_vec(), error, degraded }
 }
 
 /// A statement that the database refuses (a privilege, a column) was not done, and will be once somebody has mended

@@ -170,7 +170,8 @@ async fn run_commit(store: FleetStore, items: Vec<Vec<BatchItem>>, senders: Vec<
     }
     for (sender, tally) in senders.into_iter().zip(gathered.settle(&outcome.verdicts)) {
         let answer = match (tally, &outcome.error) {
-            (Some(tally), _) => {
+            (Some(mut tally), _) => {
+                tally.degraded = outcome.degraded;
                 tally.measure();
                 Ok(tally)
             }

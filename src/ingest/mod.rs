@@ -32,13 +32,13 @@ pub use settings::{IngestSettings, Limits};
 use batch::Tally;
 use committer::{Committer, Submission};
 
+use crate::domain::database_clock::DatabaseClock;
 use crate::domain::random::Random;
-use crate::domain::time::Clock;
 use crate::lifecycle::tasks::Tasks;
 use crate::observe;
 use crate::observe::ingest::Outcome;
 use crate::store::{FleetStore, StoreError};
-use crate::wire::device::{ReadingsAnswer, RejectedItem};
+use crate::wire::device::{Durability, ReadingsAnswer, RejectedItem};
 
 use crate::domain::ids::DeviceId;
 
@@ -68,7 +68,7 @@ pub struct Ingest(Arc<Shared>);
 
 struct Shared {
     settings: Arc<IngestSettings>,
-    clock: Clock,
+    clock: DatabaseClock,
     queue: mpsc::Sender<Submission>,
     /// Rows that the queue has room for.
     room: Arc<Semaphore>,
@@ -76,7 +76,13 @@ struct Shared {
 
 impl Ingest {
     /// Starts the committer. The settings have passed [`IngestSettings::check`].
-    pub fn start(settings: IngestSettings, store: FleetStore, clock: Clock, random: Random, tasks: &Tasks) -> Self {
+    pub fn start(
+        settings: IngestSettings,
+        store: FleetStore,
+        clock: DatabaseClock,
+        random: Random,
+        tasks: &Tasks,
+    ) -> Self {
         let settings = Arc::new(settings);
         let (queue, receiver) = mpsc::channel(settings.queue_requests_max);
         let room = Arc::new(Semaphore::new(settings.queue_rows_max));
@@ -89,7 +95,7 @@ impl Ingest {
         &self.0.settings.limits
     }
 
-    /// Decodes a decompressed body with the limits and the clock of this replica.
+    /// Decodes a decompressed body with the limits of this replica and the database's clock.
     pub fn decode(&self, format: Format, body: &[u8], device: DeviceId) -> Result<ReadingBatch, DecodeError> {
         decode(format, body, device, self.limits(), self.0.clock.unix_us())
     }
@@ -151,7 +157,9 @@ fn answer(tally: Tally, mut rejected: Vec<RejectedItem>) -> ReadingsAnswer {
     rejected.sort_by_key(|item| item.index);
     let rejected_total = rejected.len() as u64;
     rejected.truncate(REJECTED_LISTED_MAX);
-    ReadingsAnswer { stored: tally.stored, duplicates: tally.duplicates, rejected_total, rejected }
+    let acknowledged = tally.stored > 0 || tally.duplicates > 0;
+    let durability = (tally.degraded && acknowledged).then_some(Durability::Degraded);
+    ReadingsAnswer { stored: tally.stored, duplicates: tally.duplicates, rejected_total, rejected, durability }
 }
 
 #[cfg(test)]
@@ -161,10 +169,13 @@ mod tests {
     #[test]
     fn an_answer_lists_a_hundred_in_order() {
         let rejected = |index| RejectedItem { index, kind: "invalid".to_owned(), detail: String::new() };
-        let tally = Tally { stored: 1, duplicates: 2, rejected: vec![rejected(3), rejected(1)] };
+        let tally = Tally { stored: 1, duplicates: 2, rejected: vec![rejected(3), rejected(1)], degraded: true };
         let answer = answer(tally, (4..200).map(rejected).collect());
         assert_eq!((answer.stored, answer.duplicates, answer.rejected_total), (1, 2, 198));
         assert_eq!(answer.rejected.iter().map(|item| item.index).take(3).collect::<Vec<_>>(), [1, 3, 4]);
         assert_eq!(answer.rejected.len(), 100);
+        assert_eq!(answer.durability, Some(Durability::Degraded));
+        let nothing = super::answer(Tally { degraded: true, ..Tally::default() }, Vec::new());
+        assert_eq!(nothing.durability, None, "nothing is claimed to be stored");
     }
 }

@@ -1,17 +1,38 @@
-//! What this replica believes about its leases: told to the duties, to whoever asks, and to the log. The log has
-//! every beginning and end with CLOCK_BOOTTIME, so that overlaps between replicas of one host can be looked for.
+//! What this replica believes about its leases: told to the duties, to whoever asks, and to the log.
+//!
+//! The log has one event for each beginning and each end, under the target `belief`, so that overlaps between the
+//! replicas of one host can be looked for. With `observe.drill` each is also one JSON object on standard output:
+//!
+//! ```json
+//! {"message":"belief began","duty":"sweeper","holder":"<replica>","epoch":3,"timeline":1,
+//!  "since_boottime_ns":1,"trust_until_boottime_ns":2,"timestamp":"…","level":"INFO","target":"belief"}
+//! {"message":"belief ended","duty":"sweeper","holder":"<replica>","epoch":3,"timeline":1,
+//!  "since_boottime_ns":1,"until_boottime_ns":9,"noticed_boottime_ns":9,"reason":"drain",…}
+//! ```
+//!
+//! Times are CLOCK_BOOTTIME. Belief was held from `since` to `until`, at most: the beginning is written before anybody
+//! can act on it, the end after nobody can. A process that was paused notices an end late, and has not believed since
+//! `until`. Extensions are not logged. So where an end is missing, the process was killed, and the time of the kill
+//! takes its place; of one that was frozen before it was killed, the time of the freeze and ⅔ of the TTL, if earlier.
 
 use tokio::sync::watch;
 
 use crate::domain::ids::ReplicaId;
 use crate::domain::lease::{Belief, BeliefEnd, Duty, Fence};
-use crate::domain::time::Clock;
+use crate::domain::time::{Boottime, Clock};
 use crate::observe;
+use crate::observe::log::BELIEF;
+
+#[derive(Clone, Copy)]
+struct Held {
+    belief: Belief,
+    since: Boottime,
+}
 
 /// One duty's belief, for those who act on it. Clones share it.
 #[derive(Clone)]
 pub(super) struct Believer {
-    belief: watch::Receiver<Option<Belief>>,
+    belief: watch::Receiver<Option<Held>>,
     clock: Clock,
 }
 
@@ -19,7 +40,7 @@ impl Believer {
     /// The fence to act under. Judged by the clock, too: a process that was paused acts on nothing old.
     pub(super) fn fence(&self) -> Option<Fence> {
         let now = self.clock.boottime();
-        self.belief.borrow().filter(|belief| belief.holds_at(now)).map(|belief| belief.fence)
+        self.belief.borrow().map(|held| held.belief).filter(|belief| belief.holds_at(now)).map(|belief| belief.fence)
     }
 
     /// Resolves when belief has been declared over.
@@ -33,7 +54,7 @@ pub(super) struct Publisher {
     duty: Duty,
     replica: ReplicaId,
     clock: Clock,
-    belief: watch::Sender<Option<Belief>>,
+    belief: watch::Sender<Option<Held>>,
 }
 
 impl Publisher {
@@ -41,37 +62,43 @@ impl Publisher {
         Believer { belief: self.belief.subscribe(), clock: self.clock.clone() }
     }
 
-    /// Publishes a belief that begins or goes on.
+    /// Publishes a belief that begins or goes on. A beginning is logged before anybody can act on it.
     pub(super) fn believe(&self, belief: Belief) {
-        let before = self.belief.send_replace(Some(belief));
-        if before.map(|before| before.fence) == Some(belief.fence) {
-            return;
-        }
+        let before = self.belief.borrow().filter(|before| before.belief.fence == belief.fence);
+        let since = before.map_or_else(|| self.begin(&belief), |before| before.since);
+        self.belief.send_replace(Some(Held { belief, since }));
+    }
+
+    fn begin(&self, belief: &Belief) -> Boottime {
+        let since = self.clock.boottime();
         observe::jobs::belief_began(self.duty.as_str(), belief.fence.epoch);
         tracing::info!(
+            target: BELIEF,
             duty = self.duty.as_str(),
             holder = %self.replica,
             epoch = belief.fence.epoch,
             timeline = belief.fence.timeline,
-            boottime_us = self.clock.boottime().as_us(),
-            trust_until_us = belief.trust_until.as_us(),
+            since_boottime_ns = since.as_ns(),
+            trust_until_boottime_ns = belief.trust_until.as_ns(),
             "belief began"
         );
+        since
     }
 
-    /// Publishes the end of belief. `boottime_us` is when it ended, `noticed_us` when that was noticed: a process
-    /// that was paused notices late, and has not believed meanwhile.
+    /// Publishes the end of belief, and logs it afterwards.
     pub(super) fn end(&self, why: BeliefEnd) {
-        let Some(belief) = self.belief.send_replace(None) else { return };
+        let Some(Held { belief, since }) = self.belief.send_replace(None) else { return };
         let now = self.clock.boottime();
         observe::jobs::belief_ended(self.duty.as_str(), why.as_str());
         tracing::info!(
+            target: BELIEF,
             duty = self.duty.as_str(),
             holder = %self.replica,
             epoch = belief.fence.epoch,
             timeline = belief.fence.timeline,
-            boottime_us = now.min(belief.trust_until).as_us(),
-            noticed_us = now.as_us(),
+            since_boottime_ns = since.as_ns(),
+            until_boottime_ns = now.min(belief.trust_until).as_ns(),
+            noticed_boottime_ns = now.as_ns(),
             reason = why.as_str(),
             "belief ended"
         );

@@ -6,7 +6,8 @@ use super::effect::{Effects, ROWS_MAX, Stop};
 use crate::observe::jobs::PassOutcome;
 use crate::store::Session;
 use crate::store::leases::fence_holds;
-use crate::store::partitions::{self, Trimmed};
+use crate::store::partitions::{self, Trim, Trimmed};
+use crate::store::retention::{self, ClocksDisagree, RetentionClock};
 
 /// Days dropped in one pass. One a day is due; more only after a stop or a shorter retention.
 const DAYS_MAX: i64 = 4;
@@ -21,15 +22,32 @@ const REMOVAL_OPTIONS: &str = "-c lock_timeout=1000 -c statement_timeout=20000";
 
 pub(super) async fn pass(effects: &mut Effects) -> Result<PassOutcome, Stop> {
     let made = make_ahead(effects).await?;
-    // A day that cannot be dropped just now keeps nothing else from its due.
-    let removed = remove_expired(effects).await;
-    let trimmed = trim(effects).await?;
-    let removed = removed?;
+    let (mut removed, mut trimmed) = (0, 0);
+    if let Some(clock) = retention_clock(effects).await? {
+        // A day that cannot be dropped just now keeps nothing else from its due.
+        let days = remove_expired(effects, clock).await;
+        trimmed = trim(effects, clock).await?;
+        removed = days?;
+    }
     if made > 0 || removed > 0 || trimmed > 0 {
         tracing::info!(made, removed, trimmed, "partitions and retention");
         return Ok(PassOutcome::Done);
     }
     Ok(PassOutcome::NothingDue)
+}
+
+/// What ages are counted from in this pass; `None`: the clocks disagree, and nothing may be dropped.
+async fn retention_clock(effects: &mut Effects) -> Result<Option<RetentionClock>, Stop> {
+    let (limit, wall) = (effects.limit(), effects.wall());
+    let (session, _) = effects.ready().await?;
+    Ok(match retention::clock(session, wall, limit).await? {
+        Ok(clock) => Some(clock),
+        Err(ClocksDisagree { database_ahead }) => {
+            let database_ahead_s = database_ahead.whole_seconds();
+            tracing::warn!(database_ahead_s, "the database's clock and ours are too far apart; nothing is dropped");
+            None
+        }
+    })
 }
 
 async fn make_ahead(effects: &mut Effects) -> Result<i32, Stop> {
@@ -40,22 +58,17 @@ async fn make_ahead(effects: &mut Effects) -> Result<i32, Stop> {
     partitions::ensure(session, &fence, days, limit).await?.ok_or(Stop::Deposed)
 }
 
-async fn remove_expired(effects: &mut Effects) -> Result<u32, Stop> {
+async fn remove_expired(effects: &mut Effects, clock: RetentionClock) -> Result<u32, Stop> {
     let limit = effects.limit();
     let retention = i32::try_from(effects.settings().retention_days).unwrap_or(i32::MAX);
-    let wall = effects.wall();
     let (session, _) = effects.ready().await?;
-    let expired = partitions::expired(session, wall, retention, DAYS_MAX, limit).await?;
-    if expired.clocks_disagree() {
-        let database_ahead_s = expired.clocks_apart.whole_seconds();
-        tracing::warn!(database_ahead_s, "the database's clock and ours are too far apart; no day is dropped");
-    }
-    if expired.days.is_empty() {
+    let expired = partitions::expired(session, clock, retention, DAYS_MAX, limit).await?;
+    if expired.is_empty() {
         return Ok(0);
     }
     let remover = effects.connect(REMOVAL_OPTIONS).await?;
     let mut days = 0;
-    for day in expired.days {
+    for day in expired {
         tracing::info!(partition = day.name(), "dropping a day past its retention");
         remove(effects, &remover, day).await?;
         days += 1;
@@ -78,7 +91,7 @@ async fn remove(effects: &mut Effects, remover: &Session, day: partitions::Expir
     Ok(())
 }
 
-async fn trim(effects: &mut Effects) -> Result<i64, Stop> {
+async fn trim(effects: &mut Effects, clock: RetentionClock) -> Result<i64, Stop> {
     let settings = effects.settings();
     let ages = [
         (Trimmed::Changes, settings.changes_retention_ms),
@@ -93,8 +106,8 @@ async fn trim(effects: &mut Effects) -> Result<i64, Stop> {
     for (table, age_ms) in ages {
         for _ in 0..TRIM_STEPS_MAX {
             let (session, fence) = effects.ready().await?;
-            let age = Duration::from_millis(age_ms);
-            let gone = partitions::trim(session, &fence, table, age, ROWS_MAX, limit).await?.ok_or(Stop::Deposed)?;
+            let trim = Trim { table, age: Duration::from_millis(age_ms), rows_max: ROWS_MAX };
+            let gone = partitions::trim(session, &fence, clock, trim, limit).await?.ok_or(Stop::Deposed)?;
             all += gone;
             if gone < ROWS_MAX {
                 break;

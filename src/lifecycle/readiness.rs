@@ -34,17 +34,33 @@ impl Check {
 
 /// Clones share the state. Every check starts as not passed.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<[AtomicBool; 5]>);
+pub struct Readiness(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    checks: [AtomicBool; Check::ALL.len()],
+    degraded: AtomicBool,
+}
 
 impl Readiness {
     pub fn set(&self, check: Check, passed: bool) {
-        if self.0[check as usize].swap(passed, Ordering::SeqCst) != passed {
+        if self.0.checks[check as usize].swap(passed, Ordering::SeqCst) != passed {
             tracing::info!(check = check.as_str(), passed, "readiness changed");
         }
     }
 
     pub fn get(&self, check: Check) -> bool {
-        self.0[check as usize].load(Ordering::SeqCst)
+        self.0.checks[check as usize].load(Ordering::SeqCst)
+    }
+
+    /// Is there no synchronous standby where there ought to be one? Said by `/readyz?verbose`, and keeps no traffic
+    /// out: heartbeats and reads do not need one, and every replica is in the same case.
+    pub fn set_degraded(&self, degraded: bool) {
+        self.0.degraded.store(degraded, Ordering::SeqCst);
+    }
+
+    pub fn is_degraded(&self) -> bool {
+        self.0.degraded.load(Ordering::SeqCst)
     }
 
     pub fn is_ready(&self) -> bool {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::clearing::Clearing;
 use super::peer::{ConnInfo, Listener, Peer};
 use super::proxy;
 use super::reload::TlsHandle;
@@ -35,6 +36,7 @@ pub(super) fn next_number() -> u64 {
 pub(super) struct Door {
     pub(super) settings: Arc<ListenerSettings>,
     tls: TlsHandle,
+    pub(super) clearing: Clearing,
     handshakes: Semaphore,
     unverified: Arc<Semaphore>,
 }
@@ -54,10 +56,10 @@ impl Established {
 }
 
 impl Door {
-    pub(super) fn new(settings: Arc<ListenerSettings>, tls: TlsHandle) -> Self {
+    pub(super) fn new(settings: Arc<ListenerSettings>, tls: TlsHandle, clearing: Clearing) -> Self {
         let handshakes = Semaphore::new(settings.handshakes_max);
         let unverified = Arc::new(Semaphore::new(settings.unverified.connections_max));
-        Self { settings, tls, handshakes, unverified }
+        Self { settings, tls, clearing, handshakes, unverified }
     }
 
     pub(super) fn listener(&self) -> Listener {

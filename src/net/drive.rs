@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
 use super::activity::{Activity, Counted};
+use super::clearing::Clearing;
 use super::serve::HttpService;
 use super::settings::{ConnectionSettings, UnverifiedSettings};
-use crate::lifecycle::shutdown::Shutdown;
 use crate::lifecycle::tasks::Tasks;
 use crate::observe::net::Ending;
 
@@ -68,8 +68,14 @@ impl Bounds {
     }
 }
 
+/// What asks connections to end, apart from their own bounds.
+pub(super) struct Signals<'a> {
+    pub(super) tasks: &'a Tasks,
+    pub(super) clearing: Clearing,
+}
+
 /// Serves HTTP/1.1 until the connection ends.
-pub(super) async fn http1<I, S>(io: I, service: Counted<S>, bounds: &Bounds, shutdown: &Shutdown) -> Ending
+pub(super) async fn http1<I, S>(io: I, service: Counted<S>, bounds: &Bounds, signals: Signals<'_>) -> Ending
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
     S: HttpService,
@@ -81,17 +87,17 @@ where
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(io), service);
-    drive(connection, &activity, bounds, shutdown).await
+    drive(connection, &activity, bounds, signals).await
 }
 
 /// Serves HTTP/2 until the connection ends.
-pub(super) async fn http2<I, S>(io: I, service: Counted<S>, bounds: &Bounds, tasks: &Tasks) -> Ending
+pub(super) async fn http2<I, S>(io: I, service: Counted<S>, bounds: &Bounds, signals: Signals<'_>) -> Ending
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
     S: HttpService,
 {
     let activity = service.activity.clone();
-    let connection = http2::Builder::new(Streams(tasks.clone()))
+    let connection = http2::Builder::new(Streams(signals.tasks.clone()))
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
@@ -102,7 +108,7 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(io), service);
-    drive(connection, &activity, bounds, tasks.shutdown()).await
+    drive(connection, &activity, bounds, signals).await
 }
 
 /// Runs the streams of an HTTP/2 connection as tasks that the drain waits for and the abort ends.
@@ -125,11 +131,12 @@ where
     }
 }
 
-async fn drive<C>(connection: C, activity: &Activity, bounds: &Bounds, shutdown: &Shutdown) -> Ending
+async fn drive<C>(connection: C, activity: &Activity, bounds: &Bounds, signals: Signals<'_>) -> Ending
 where
     C: GracefulConnection<Error = hyper::Error>,
 {
     let mut connection = pin!(connection);
+    let (shutdown, mut clearing) = (signals.tasks.shutdown(), signals.clearing.begin());
     let (mut aborting, mut draining) = (pin!(shutdown.aborting()), pin!(shutdown.draining()));
     let mut course = Course::begin(Instant::now());
     let mut timer = pin!(sleep_until(Instant::now()));
@@ -143,6 +150,10 @@ where
             outcome = connection.as_mut() => return course.ended(outcome.err().as_ref()),
             () = draining.as_mut(), if course.asked.is_none() => Ending::Drain,
             () = activity.changed() => continue,
+            leave_at = clearing.changed() => {
+                course.leave_at = leave_at;
+                continue;
+            }
             () = timer.as_mut() => match step {
                 Step::Ask(why) => why,
                 Step::Cut(why) => return why,
@@ -170,11 +181,13 @@ struct Course {
     quiet_since: Option<Instant>,
     /// It was asked to end: why, and when.
     asked: Option<(Ending, Instant)>,
+    /// When to leave for another replica, if this one is not well by then.
+    leave_at: Option<Instant>,
 }
 
 impl Course {
     fn begin(now: Instant) -> Self {
-        Self { began: now, requests: 0, quiet_since: Some(now), asked: None }
+        Self { began: now, requests: 0, quiet_since: Some(now), asked: None, leave_at: None }
     }
 
     fn observe(&mut self, activity: &Activity, now: Instant) {
@@ -209,7 +222,8 @@ impl Course {
             Some(since) => (since + bounds.idle, Step::Ask(Ending::Idle)),
             None => age,
         };
-        if quiet.0 < age.0 { quiet } else { age }
+        let leave = self.leave_at.map_or(age, |at| (at, Step::Ask(Ending::Blind)));
+        [quiet, leave].into_iter().fold(age, |first, other| if other.0 < first.0 { other } else { first })
     }
 
     fn ended(&self, error: Option<&hyper::Error>) -> Ending {
@@ -241,12 +255,18 @@ mod tests {
             requests,
             quiet_since: quiet.map(|seconds| t0 + s(seconds)),
             asked: asked.map(|(why, seconds)| (why, t0 + s(seconds))),
+            leave_at: None,
         };
+        let leaving = |seconds, course| Course { leave_at: Some(t0 + s(seconds)), ..course };
         let cases = [
             (at(0, Some(0), None), 10, Step::Cut(Ending::FirstRequestTimeout)),
             (at(3, Some(20), None), 95, Step::Ask(Ending::Idle)),
             (at(3, Some(3590), None), 3600, Step::Ask(Ending::Age)),
             (at(3, None, None), 3600, Step::Ask(Ending::Age)),
+            (leaving(30, at(3, Some(20), None)), 30, Step::Ask(Ending::Blind)),
+            (leaving(30, at(3, None, None)), 30, Step::Ask(Ending::Blind)),
+            (leaving(100, at(3, Some(20), None)), 95, Step::Ask(Ending::Idle)),
+            (leaving(5, at(3, Some(20), Some((Ending::Drain, 20)))), 25, Step::Cut(Ending::Drain)),
             (at(8, None, None), 0, Step::Ask(Ending::Requests)),
             (at(3, None, Some((Ending::Age, 3600))), 3660, Step::Cut(Ending::Linger)),
             (at(3, Some(3610), Some((Ending::Age, 3600))), 3615, Step::Cut(Ending::Age)),

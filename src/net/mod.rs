@@ -13,6 +13,7 @@
 //!   client certificates.
 //! - A PROXY header is required from configured peers and never parsed from others.
 //! - The TLS configuration in use is always one that was loaded and checked as a whole.
+//! - Connections are asked to leave one by one while the replica cannot do its work ([`Clearing`]), never all at once.
 //! - Sessions are never resumed: each connection shows its certificate again.
 //!
 //! Deliberately absent: `axum::serve` (its handshakes run one after the other behind a listener of our own),
@@ -20,6 +21,7 @@
 //! certificate for each listener), deadlines for request bodies (they belong to the route).
 
 mod activity;
+mod clearing;
 mod conn;
 mod drive;
 mod listen;
@@ -34,6 +36,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use clearing::Clearing;
 pub use listen::bind;
 pub use peer::{ConnInfo, Listener, Peer, PeerCert, Rejection};
 pub use reload::{Reloaded, TlsHandle};

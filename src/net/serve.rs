@@ -14,8 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::activity::{Activity, Counted};
+use super::clearing::Clearing;
 use super::conn::{Door, Established, next_number};
-use super::drive::{self, Bounds};
+use super::drive::{self, Bounds, Signals};
 use super::listen;
 use super::reload::TlsHandle;
 use super::settings::{ConnectionSettings, ListenerSettings};
@@ -45,16 +46,17 @@ where
 /// Accepts and serves TLS connections until the drain begins, then closes the socket and returns; the connections go
 /// on as tracked tasks. Run it as an essential task.
 ///
-/// Each request has an `Arc<ConnInfo>` among its extensions.
+/// Each request has an `Arc<ConnInfo>` among its extensions. `clearing` asks connections to leave.
 pub async fn serve<S: HttpService>(
     listener: TcpListener,
     settings: Arc<ListenerSettings>,
     tls: TlsHandle,
+    clearing: Clearing,
     tasks: Tasks,
     service: S,
 ) {
     let (port, connections_max) = (tls.listener().port(), settings.connections.connections_max);
-    let door = Arc::new(Door::new(settings, tls));
+    let door = Arc::new(Door::new(settings, tls, clearing));
     let run = |stream, socket| serve_tls(Arc::clone(&door), stream, socket, tasks.clone(), service.clone());
     accept_loop(listener, port, connections_max, &tasks, run).await;
 }
@@ -68,12 +70,14 @@ pub async fn serve_plain<S: HttpService>(
     service: S,
 ) {
     let connections_max = settings.connections_max;
+    let clearing = Clearing::never();
     let run = |stream, _| {
         let (settings, tasks, service) = (Arc::clone(&settings), tasks.clone(), service.clone());
+        let clearing = clearing.clone();
         async move {
             let bounds = Bounds::new(&settings, next_number());
             let service = Counted { inner: service, activity: Arc::new(Activity::default()), info: None };
-            let ending = drive::http1(stream, service, &bounds, tasks.shutdown()).await;
+            let ending = drive::http1(stream, service, &bounds, Signals { tasks: &tasks, clearing }).await;
             observe::net::ended(Port::Ops, ending);
         }
     };
@@ -128,11 +132,12 @@ async fn serve_established<S: HttpService>(door: &Door, established: Established
         None => bounds,
     };
     let service = Counted { inner: service, activity: Arc::new(Activity::default()), info: Some(info) };
+    let signals = Signals { tasks, clearing: door.clearing.clone() };
     // Boxed: the two state machines differ in size, and most connections wait in one of them.
     let ending = if is_http2 {
-        Box::pin(drive::http2(stream, service, &bounds, tasks)).await
+        Box::pin(drive::http2(stream, service, &bounds, signals)).await
     } else {
-        Box::pin(drive::http1(stream, service, &bounds, tasks.shutdown())).await
+        Box::pin(drive::http1(stream, service, &bounds, signals)).await
     };
     drop(unverified);
     ending

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Metric, counter, gauge};
+use time::OffsetDateTime;
+
+use super::net::Reload;
+use super::{Metric, counter, gauge, timestamp};
 
 const CACHE: &str = "everbeat_identity_cache_total";
 const PROOF_AGE: &str = "everbeat_identity_change_log_proof_age_seconds";
@@ -10,6 +13,9 @@ const CHANGES: &str = "everbeat_identity_changes_applied_total";
 const DROPPED: &str = "everbeat_identity_caches_dropped_total";
 const SESSIONS: &str = "everbeat_identity_change_log_sessions_total";
 const ENROLLMENTS: &str = "everbeat_identity_enrollments_total";
+const BUNDLE_RELOADS: &str = "everbeat_identity_ca_bundle_reloads_total";
+const ISSUING_CA_EXPIRY: &str = "everbeat_identity_issuing_ca_expiry_timestamp_seconds";
+const EXPIRING: &str = "everbeat_identity_certificates_expiring";
 const REFUSED: &str = "everbeat_identity_refused_total";
 
 pub(super) const METRICS: &[Metric] = &[
@@ -22,6 +28,12 @@ pub(super) const METRICS: &[Metric] = &[
     ),
     counter(SESSIONS, "Sessions with the database that the change log's follower opened."),
     counter(ENROLLMENTS, "Enrollments and renewals, by outcome."),
+    counter(BUNDLE_RELOADS, "Loads of the CA bundle that clients are given, after the start, by outcome."),
+    gauge(ISSUING_CA_EXPIRY, "When the issuing CA in use ends, in seconds since 1970."),
+    gauge(
+        EXPIRING,
+        "Active devices whose newest certificate ends within so many days. The same on every replica; looked up now and then.",
+    ),
     counter(REFUSED, "Callers that were not let in, by reason."),
 ];
 
@@ -65,6 +77,11 @@ label!(
 );
 
 label!(
+    /// How far a forecast looks ahead.
+    Within { Days7 = "7d", Days30 = "30d" }
+);
+
+label!(
     /// Why a caller was not let in.
     Reason {
         CertificateRequired = "certificate_required",
@@ -91,6 +108,9 @@ pub(super) fn zero() {
     }
     for outcome in Outcome::ALL {
         metrics::counter!(ENROLLMENTS, "outcome" => outcome.as_str()).absolute(0);
+    }
+    for outcome in Reload::ALL {
+        metrics::counter!(BUNDLE_RELOADS, "outcome" => outcome.as_str()).absolute(0);
     }
     for reason in Reason::ALL {
         metrics::counter!(REFUSED, "reason" => reason.as_str()).absolute(0);
@@ -123,6 +143,19 @@ pub fn session_opened() {
 
 pub fn enrollment(outcome: Outcome) {
     metrics::counter!(ENROLLMENTS, "outcome" => outcome.as_str()).increment(1);
+}
+
+pub fn issuing_ca_expiry(at: OffsetDateTime) {
+    metrics::gauge!(ISSUING_CA_EXPIRY).set(timestamp(at));
+}
+
+pub fn certificates_expiring(within: Within, devices: i64) {
+    let devices = u32::try_from(devices.max(0)).unwrap_or(u32::MAX);
+    metrics::gauge!(EXPIRING, "within" => within.as_str()).set(f64::from(devices));
+}
+
+pub fn bundle_reload(outcome: Reload) {
+    metrics::counter!(BUNDLE_RELOADS, "outcome" => outcome.as_str()).increment(1);
 }
 
 pub fn refused(reason: Reason) {

@@ -11,6 +11,7 @@ const QUEUE_ROWS: &str = "everbeat_ingest_queue_rows";
 const QUEUE_REQUESTS: &str = "everbeat_ingest_queue_requests";
 const REFUSALS: &str = "everbeat_ingest_queue_refusals_total";
 const SPLITS: &str = "everbeat_ingest_commit_splits_total";
+const DEGRADED: &str = "everbeat_ingest_degraded_total";
 const PARTITIONS: &str = "everbeat_ingest_partitions_made_total";
 
 pub(super) const METRICS: &[Metric] = &[
@@ -20,6 +21,7 @@ pub(super) const METRICS: &[Metric] = &[
     gauge(QUEUE_ROWS, "Readings that wait for a commit."),
     gauge(QUEUE_REQUESTS, "Requests that wait for a commit."),
     counter(REFUSALS, "Requests refused because the queue was full."),
+    counter(DEGRADED, "Readings acknowledged that no synchronous standby was known to have."),
     counter(SPLITS, "Halvings of a commit that the database refused."),
     counter(PARTITIONS, "Partitions of readings made on demand."),
 ];
@@ -62,7 +64,7 @@ pub(super) fn zero() {
     for outcome in Outcome::ALL {
         metrics::counter!(READINGS, "outcome" => outcome.as_str()).absolute(0);
     }
-    for counter in [REFUSALS, SPLITS, PARTITIONS] {
+    for counter in [REFUSALS, SPLITS, PARTITIONS, DEGRADED] {
         metrics::counter!(counter).absolute(0);
     }
     metrics::gauge!(QUEUE_ROWS).set(0.0);
@@ -90,6 +92,11 @@ pub fn queue(rows: usize, requests: usize) {
 
 pub fn queue_full() {
     metrics::counter!(REFUSALS).increment(1);
+}
+
+/// Acknowledged under the policy `accept` without a synchronous standby.
+pub fn degraded(count: u64) {
+    metrics::counter!(DEGRADED).increment(count);
 }
 
 pub fn split() {

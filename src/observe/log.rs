@@ -1,6 +1,10 @@
 //! Structured logs on standard error: for people, or one JSON object a line.
 
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -9,18 +13,27 @@ pub enum Format {
     Json,
 }
 
+/// The target of what a replica says about the leases that it believes to hold.
+pub const BELIEF: &str = "belief";
+
 /// Installs the process's subscriber. `filter`: the directives of tracing-subscriber's EnvFilter
-/// (`info,everbeat=debug`). A second call changes nothing.
+/// (`info,everbeat=debug`). `drill`: what has the target [`BELIEF`] also goes to standard output, one JSON object a
+/// line, whatever format and filter say. A second call changes nothing.
 ///
 /// # Errors
 /// When the filter cannot be parsed; the message says where.
-pub fn install(format: Format, filter: &str) -> Result<(), String> {
+pub fn install(format: Format, filter: &str, drill: bool) -> Result<(), String> {
     let filter = parse(filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let _ = match format {
-        Format::Human => builder.with_target(false).try_init(),
-        Format::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        Format::Human => lines.with_target(false).boxed(),
+        Format::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
     };
+    let beliefs = drill.then(|| {
+        let plain = fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
+        plain.with_writer(std::io::stdout).with_filter(Targets::new().with_target(BELIEF, Level::INFO))
+    });
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(beliefs).try_init();
     Ok(())
 }
 

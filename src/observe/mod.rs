@@ -62,6 +62,12 @@ const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.
 /// Upper bounds of size buckets (rows, items).
 const SIZES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
 
+/// A time as a gauge, in seconds since 1970. Beyond 2^32 seconds no practical certificate ends; the gauge then shows
+/// the largest value it can.
+pub(crate) fn timestamp(at: time::OffsetDateTime) -> f64 {
+    f64::from(u32::try_from(at.unix_timestamp().max(0)).unwrap_or(u32::MAX))
+}
+
 /// Installs the process's recorder, describes every metric and starts the series at zero.
 ///
 /// # Errors

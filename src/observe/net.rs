@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::{Metric, counter, gauge, seconds};
+use super::{Metric, counter, gauge, seconds, timestamp};
 
 const OPEN: &str = "everbeat_net_connections_open";
 const ACCEPTED: &str = "everbeat_net_connections_accepted_total";
@@ -79,6 +79,8 @@ label!(
         Requests = "requests",
         /// It did not end in time after it was asked to.
         Linger = "linger",
+        /// This replica is cut off from the database: another may be well.
+        Blind = "blind",
         Drain = "drain",
         Abort = "abort",
     }
@@ -183,7 +185,5 @@ pub fn reload(port: Port, outcome: Reload) {
 }
 
 pub fn certificate_expiry(port: Port, at: OffsetDateTime) {
-    // A year beyond 2^32 seconds is not a practical certificate; the gauge then shows the largest value it can.
-    let seconds = u32::try_from(at.unix_timestamp().max(0)).unwrap_or(u32::MAX);
-    metrics::gauge!(EXPIRY, "listener" => port.as_str()).set(f64::from(seconds));
+    metrics::gauge!(EXPIRY, "listener" => port.as_str()).set(timestamp(at));
 }

@@ -13,8 +13,10 @@ const FLUSH_AGE: &str = "everbeat_presence_flush_age_seconds";
 const TRANSITIONS: &str = "everbeat_presence_transitions_total";
 const OUTAGES: &str = "everbeat_presence_outages_total";
 const UNCOUNTED: &str = "everbeat_presence_outages_uncounted_total";
+const SHED_BEYOND_CAP: &str = "everbeat_presence_shed_beyond_cap_total";
 const TICK_AGE: &str = "everbeat_presence_tick_age_seconds";
 const CLOCK_BACK: &str = "everbeat_presence_clock_back_total";
+const CLOCK_OFFSET: &str = "everbeat_clock_offset_seconds";
 
 pub(super) const METRICS: &[Metric] = &[
     counter(HEARTBEATS, "Heartbeats by outcome: accepted, or why not."),
@@ -29,11 +31,16 @@ pub(super) const METRICS: &[Metric] = &[
     counter(TRANSITIONS, "Changes of what we believe of devices, made by this replica, by new state."),
     counter(OUTAGES, "Intervals in which silence proves nothing, recorded by this replica, by cause."),
     counter(UNCOUNTED, "Outages beyond the cap, which restart no deadlines: alert on any."),
+    counter(
+        SHED_BEYOND_CAP,
+        "Flushes after refused heartbeats that excuse no silence any more, after 15 minutes in an hour: alert on any.",
+    ),
     gauge(TICK_AGE, "Time since this replica's last successful tick."),
     counter(
         CLOCK_BACK,
         "Ticks that found the database's clock set back; the sweep stands still meanwhile: alert on any.",
     ),
+    gauge(CLOCK_OFFSET, "The database's clock less this host's. Readings are judged by the database's: alert above 1."),
 ];
 
 /// What became of a heartbeat.
@@ -123,6 +130,7 @@ pub(super) fn zero() {
     metrics::counter!(UNAPPLIED).absolute(0);
     metrics::counter!(UNCOUNTED).absolute(0);
     metrics::counter!(CLOCK_BACK).absolute(0);
+    metrics::counter!(SHED_BEYOND_CAP).absolute(0);
     metrics::gauge!(PENDING).set(0.0);
 }
 
@@ -163,6 +171,14 @@ pub fn outage(cause: OutageCause, restarts: bool) {
     if !restarts {
         metrics::counter!(UNCOUNTED).increment(1);
     }
+}
+
+pub fn shed_beyond_cap() {
+    metrics::counter!(SHED_BEYOND_CAP).increment(1);
+}
+
+pub fn clock_offset(offset: time::Duration) {
+    metrics::gauge!(CLOCK_OFFSET).set(offset.as_seconds_f64());
 }
 
 pub fn clock_back() {

@@ -10,6 +10,8 @@ const ABANDONED_TOTAL: &str = "everbeat_store_abandoned_total";
 const TIMELINE: &str = "everbeat_store_primary_timeline";
 const CHANGES: &str = "everbeat_store_primary_changes_total";
 const REACHABLE: &str = "everbeat_store_primary_reachable";
+const SYNC_STANDBYS: &str = "everbeat_store_sync_standbys";
+const UNCOVERED: &str = "everbeat_store_uncovered_commits_total";
 
 pub(super) const METRICS: &[Metric] = &[
     seconds(STATEMENTS, "Time from sending a statement or transaction to its outcome, by name and outcome."),
@@ -18,15 +20,19 @@ pub(super) const METRICS: &[Metric] = &[
     gauge(TIMELINE, "Timeline of the primary that the pools point at."),
     counter(CHANGES, "Changes of the primary (another host, timeline or start of its postmaster)."),
     gauge(REACHABLE, "1 while a writable primary answers its probes, else 0."),
+    gauge(SYNC_STANDBYS, "Synchronous standbys that follow the primary. 0 where there is one database on purpose."),
+    counter(UNCOVERED, "Commits that no synchronous standby was known to have when they came back, by plane."),
 ];
 
 pub(super) fn zero() {
     for plane in ["fleet", "control"] {
         metrics::gauge!(ABANDONED, "plane" => plane).set(0.0);
         metrics::counter!(ABANDONED_TOTAL, "plane" => plane).absolute(0);
+        metrics::counter!(UNCOVERED, "plane" => plane).absolute(0);
     }
     metrics::counter!(CHANGES).absolute(0);
     metrics::gauge!(REACHABLE).set(0.0);
+    metrics::gauge!(SYNC_STANDBYS).set(0.0);
 }
 
 pub fn statement(name: &'static str, outcome: &'static str, took: Duration) {
@@ -49,4 +55,12 @@ pub fn primary_changed(timeline: i32) {
 
 pub fn primary_reachable(reachable: bool) {
     metrics::gauge!(REACHABLE).set(if reachable { 1.0 } else { 0.0 });
+}
+
+pub fn sync_standbys(count: u32) {
+    metrics::gauge!(SYNC_STANDBYS).set(f64::from(count));
+}
+
+pub fn uncovered(plane: &'static str) {
+    metrics::counter!(UNCOVERED, "plane" => plane).increment(1);
 }

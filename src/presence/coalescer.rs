@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::ids::{DeviceId, Fingerprint};
+use crate::domain::presence::Said;
 use crate::domain::time::{Boottime, Clock};
 use crate::store::presence::Contacts;
 
@@ -41,11 +42,11 @@ impl Coalescer {
         self.devices.load(Ordering::Relaxed)
     }
 
-    /// Notes a contact that happens now.
-    pub fn note(&self, device: DeviceId, fingerprint: Fingerprint) -> Result<(), Full> {
+    /// Notes a contact that happens now, and what was said.
+    pub fn note(&self, device: DeviceId, fingerprint: Fingerprint, said: Said) -> Result<(), Full> {
         let mut shard = self.shard(device);
         let now = self.clock.boottime();
-        let contact = Contacts { device, fingerprint, newest: now, count: 1, promise: None };
+        let contact = Contacts { device, fingerprint, newest: now, count: 1, promise: None, said };
         match shard.entry(device) {
             Entry::Occupied(mut entry) => merge(entry.get_mut(), contact),
             Entry::Vacant(_) if self.pending() >= self.devices_max => return Err(Full),
@@ -57,11 +58,19 @@ impl Coalescer {
         Ok(())
     }
 
-    /// Notes the promise given now to a device whose contact was just noted.
-    pub fn promise(&self, device: DeviceId, fingerprint: Fingerprint, promise_ms: i64) {
+    /// Notes the promise given now to a device whose contact was noted at `heard`. It is no later contact: the device
+    /// may have said goodbye elsewhere while it waited for the promise.
+    pub fn promise(&self, device: DeviceId, fingerprint: Fingerprint, promise_ms: i64, heard: Boottime) {
         let mut shard = self.shard(device);
         let now = self.clock.boottime();
-        let given = Contacts { device, fingerprint, newest: now, count: 0, promise: Some((promise_ms, now)) };
+        let given = Contacts {
+            device,
+            fingerprint,
+            newest: heard,
+            count: 0,
+            promise: Some((promise_ms, now)),
+            said: Said::default(),
+        };
         self.merge_into(&mut shard, given);
     }
 
@@ -108,11 +117,15 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The newest contact with its credential, the newest promise, all the contacts.
+/// The newest contact with its credential, the newest promise, the newest words, all the contacts.
 fn merge(into: &mut Contacts, other: Contacts) {
+    let said = std::mem::take(&mut into.said);
     if other.newest >= into.newest {
         into.newest = other.newest;
         into.fingerprint = other.fingerprint;
+        into.said = said.then(other.said);
+    } else {
+        into.said = other.said.then(said);
     }
     into.count = into.count.saturating_add(other.count);
     into.promise = match (into.promise, other.promise) {
@@ -123,6 +136,7 @@ fn merge(into: &mut Contacts, other: Contacts) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -136,13 +150,20 @@ mod tests {
         DeviceId(Uuid::from_u128(n))
     }
 
+    fn said(seq: Option<i64>, status: Option<&str>) -> Said {
+        Said { seq, status: status.map(Arc::from) }
+    }
+
     #[test]
     fn full_refuses_new_devices_only() {
         let coalescer = Coalescer::new(2, Clock::manual(0));
-        assert_eq!([1, 2, 3, 1].map(|n| coalescer.note(device(n), PRINT)), [Ok(()), Ok(()), Err(Full), Ok(())]);
+        assert_eq!(
+            [1, 2, 3, 1].map(|n| coalescer.note(device(n), PRINT, Said::default())),
+            [Ok(()), Ok(()), Err(Full), Ok(())]
+        );
         let (_, taken) = coalescer.take();
         assert_eq!(taken.iter().map(|c| (c.device, c.count)).collect::<Vec<_>>(), [(device(1), 2), (device(2), 1)]);
-        assert_eq!(coalescer.note(device(3), PRINT), Ok(()));
+        assert_eq!(coalescer.note(device(3), PRINT, Said::default()), Ok(()));
         coalescer.put_back(taken);
         assert_eq!(coalescer.pending(), 3, "what comes back always finds room");
     }
@@ -151,13 +172,13 @@ mod tests {
     fn what_is_put_back_never_replaces_what_is_newer() {
         let clock = Clock::manual(0);
         let coalescer = Coalescer::new(9, clock.clone());
-        coalescer.note(device(1), Fingerprint([1; 32])).unwrap();
-        coalescer.promise(device(1), Fingerprint([1; 32]), 5_000);
+        coalescer.note(device(1), Fingerprint([1; 32]), said(Some(7), Some("cold"))).unwrap();
+        coalescer.promise(device(1), Fingerprint([1; 32]), 5_000, clock.boottime());
         let (_, old) = coalescer.take();
         clock.advance(Duration::from_secs(1));
         let newer = clock.boottime();
-        coalescer.note(device(1), Fingerprint([2; 32])).unwrap();
-        coalescer.promise(device(1), Fingerprint([2; 32]), 9_000);
+        coalescer.note(device(1), Fingerprint([2; 32]), said(Some(0), None)).unwrap();
+        coalescer.promise(device(1), Fingerprint([2; 32]), 9_000, newer);
         coalescer.put_back(old);
         let expected = Contacts {
             device: device(1),
@@ -165,8 +186,22 @@ mod tests {
             newest: newer,
             count: 2,
             promise: Some((9_000, newer)),
+            said: said(Some(0), Some("cold")),
         };
         assert_eq!(coalescer.take().1, [expected]);
+    }
+
+    #[test]
+    fn a_promise_that_was_waited_for_is_no_later_contact() {
+        let clock = Clock::manual(0);
+        let coalescer = Coalescer::new(9, clock.clone());
+        let heard = clock.boottime();
+        coalescer.note(device(1), PRINT, said(Some(1), None)).unwrap();
+        coalescer.take();
+        clock.advance(Duration::from_secs(2));
+        coalescer.promise(device(1), PRINT, 5_000, heard);
+        let taken = coalescer.take().1;
+        assert_eq!((taken[0].newest, taken[0].promise), (heard, Some((5_000, clock.boottime()))));
     }
 
     type Model = (Boottime, i64, Option<(i64, Boottime)>);
@@ -203,12 +238,12 @@ mod tests {
             for (n, step) in (0_i64..).zip(steps) {
                 match step {
                     Step::Note(n) => {
-                        coalescer.note(device(n), PRINT).unwrap();
+                        coalescer.note(device(n), PRINT, Said::default()).unwrap();
                         let entry = model.entry(device(n)).or_insert((clock.boottime(), 0, None));
                         *entry = (clock.boottime(), entry.1 + 1, entry.2);
                     }
                     Step::Promise(d) => {
-                        coalescer.promise(device(d), PRINT, n);
+                        coalescer.promise(device(d), PRINT, n, clock.boottime());
                         let entry = model.entry(device(d)).or_insert((clock.boottime(), 0, None));
                         *entry = (clock.boottime(), entry.1, Some((n, clock.boottime())));
                     }

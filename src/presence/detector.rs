@@ -20,6 +20,7 @@
 use time::{Duration, OffsetDateTime};
 
 use crate::domain::presence::{Deadlines, State};
+use crate::store::presence::SweepSettings;
 
 /// What the database knows of one device.
 #[derive(Clone, Debug)]
@@ -61,6 +62,17 @@ pub struct Limits {
     pub blind_max: Duration,
     pub restarts_max: usize,
     pub window: Duration,
+}
+
+impl From<&SweepSettings> for Limits {
+    fn from(sweep: &SweepSettings) -> Self {
+        let span = |span| Duration::try_from(span).unwrap_or(Duration::WEEK);
+        Self {
+            blind_max: span(sweep.blind_max),
+            restarts_max: usize::try_from(sweep.cap.restarts_max).unwrap_or(0),
+            window: span(sweep.cap.window),
+        }
+    }
 }
 
 /// Which outages of one kind (everybody's, or one replica's) restart deadlines: those with at most `restarts_max`

@@ -10,12 +10,13 @@
 //! The drain: rounds go on until two in a row find nothing, then nothing more is acknowledged, then a last round.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::{Inner, observed};
-use crate::domain::time::{Boottime, Clock};
+use crate::domain::time::Boottime;
 use crate::lifecycle::shutdown::Shutdown;
 use crate::lifecycle::tasks::Tasks;
 use crate::observe::presence::OutageCause;
@@ -29,11 +30,14 @@ const RETRY_CAP: Duration = Duration::from_secs(2);
 const ABORT_ROUND: Duration = Duration::from_millis(900);
 /// Rounds in a row that find nothing, after which a draining replica is taken to be quiet.
 const QUIET_ROUNDS: u32 = 2;
+/// A replica's wall clock and the database's further apart than this are warned of. Hosts with NTP are within
+/// milliseconds.
+const CLOCK_OFFSET_MAX: time::Duration = time::Duration::seconds(1);
 
-pub(super) fn start(inner: Arc<Inner>, clock: Clock, tasks: &Tasks, closed: CancellationToken) {
+pub(super) fn start(inner: Arc<Inner>, tasks: &Tasks, closed: CancellationToken) {
     let shutdown = tasks.shutdown().clone();
     tasks.essential("presence-flusher", async move {
-        let flusher = Flusher { inner, clock };
+        let flusher = Flusher { inner, clock_is_off: AtomicBool::new(false), sheds_beyond_cap: AtomicBool::new(false) };
         flusher.run(&shutdown).await;
         flusher.inner.health.close();
         closed.cancel();
@@ -48,7 +52,9 @@ pub(super) fn start(inner: Arc<Inner>, clock: Clock, tasks: &Tasks, closed: Canc
 
 struct Flusher {
     inner: Arc<Inner>,
-    clock: Clock,
+    /// What was said last, so that it is said once.
+    clock_is_off: AtomicBool,
+    sheds_beyond_cap: AtomicBool,
 }
 
 impl Flusher {
@@ -84,9 +90,43 @@ impl Flusher {
         drop(left);
         if done {
             self.inner.health.flushed(moment);
+            self.judge_clock();
         }
         observed::flush(if done { "ok" } else { "failed" }, begun.elapsed(), rows);
         done
+    }
+
+    /// Refusals were recorded as an outage of this replica, or were too many for that.
+    fn shed(&self, beyond_cap: bool) {
+        if beyond_cap {
+            observed::shed_beyond_cap();
+        } else {
+            observed::outage(OutageCause::Replica, true);
+        }
+        if self.sheds_beyond_cap.swap(beyond_cap, Ordering::Relaxed) != beyond_cap {
+            if beyond_cap {
+                tracing::error!(
+                    "heartbeats are refused without end: the silence of this replica's devices counts again"
+                );
+            } else {
+                tracing::warn!("refused heartbeats are taken out of silence again");
+            }
+        }
+    }
+
+    /// Readings are judged by the database's clock, so a wrong one here costs none; but logs and certificates go by it.
+    fn judge_clock(&self) {
+        let offset = self.inner.clock.offset();
+        observed::clock_offset(offset);
+        let is_off = offset.abs() > CLOCK_OFFSET_MAX;
+        if self.clock_is_off.swap(is_off, Ordering::Relaxed) != is_off {
+            let database_ahead_ms = i64::try_from(offset.whole_milliseconds()).unwrap_or(i64::MAX);
+            if is_off {
+                tracing::warn!(database_ahead_ms, "this host's clock and the database's are apart; is NTP running?");
+            } else {
+                tracing::info!(database_ahead_ms, "this host's clock and the database's agree again");
+            }
+        }
     }
 
     async fn chunks(&self, left: &mut Left<'_>, moment: Boottime) -> bool {
@@ -128,9 +168,9 @@ impl Flusher {
         let refused_since = self.inner.health.take_refused();
         let me = self.inner.settings.me.clone();
         let work = Flush { me, contacts, through, refused_since };
-        let outcome = flush(&self.inner.store, &self.clock, work).await;
+        let outcome = flush(&self.inner.store, &self.inner.clock, work).await;
         match &outcome {
-            Ok(_) if refused_since.is_some() => observed::outage(OutageCause::Replica, true),
+            Ok(flushed) if refused_since.is_some() => self.shed(flushed.shed_beyond_cap),
             Ok(_) => {}
             Err(_) => self.inner.health.still_refused(refused_since),
         }
@@ -147,7 +187,7 @@ struct Left<'a> {
 impl Drop for Left<'_> {
     fn drop(&mut self) {
         for chunk in self.chunks.drain(..) {
-            self.inner.coalescer.put_back(chunk.iter().copied());
+            self.inner.coalescer.put_back(chunk.iter().cloned());
         }
     }
 }
@@ -173,13 +213,14 @@ mod tests {
 
     #[test]
     fn chunks_go_in_order_and_are_never_none() {
-        let now = Clock::manual(0).boottime();
+        let now = crate::domain::time::Clock::manual(0).boottime();
         let contact = |n| Contacts {
             device: DeviceId(uuid::Uuid::from_u128(n)),
             fingerprint: Fingerprint([0; 32]),
             newest: now,
             count: 1,
             promise: None,
+            said: crate::domain::presence::Said::default(),
         };
         let all: Vec<Contacts> = (0..7).map(contact).collect();
         let sizes: Vec<usize> = chunks(all.clone(), 3).iter().map(|chunk| chunk.len()).collect();

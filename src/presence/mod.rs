@@ -11,7 +11,7 @@
 //! * A crash loses at most the contacts of one flush interval and of the flush under way.
 //!
 //! Deliberately absent: probes, mass-outage holds, load steering, flap damping; closing connections while blind is
-//! for whoever owns them, by [`Presence::is_blind`].
+//! for whoever owns them, by [`Presence::blindness`].
 
 pub mod coalescer;
 pub mod detector;
@@ -24,14 +24,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::coalescer::Coalescer;
 use self::health::Health;
 use self::promises::Promises;
+use crate::domain::database_clock::DatabaseClock;
 use crate::domain::ids::{DeviceId, Fingerprint};
+use crate::domain::presence::Said;
 use crate::domain::random::Random;
-use crate::domain::time::Clock;
 use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::tasks::Tasks;
 use crate::observe::presence as observed;
@@ -87,6 +89,8 @@ pub struct Contact {
 pub struct HeartbeatReply {
     /// The promised interval × U(0.9, 1.1).
     pub next_in: Duration,
+    /// The database's time, by which readings are judged.
+    pub at: OffsetDateTime,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -114,39 +118,46 @@ struct Inner {
     coalescer: Coalescer,
     promises: Promises,
     health: Health,
+    clock: DatabaseClock,
+    /// What the watch has seen last.
+    blind: watch::Sender<bool>,
     random: Random,
 }
 
 impl Presence {
-    /// Starts the flusher, the tick, and the reader of promises. Blind until the first flush has succeeded.
+    /// Starts the flusher, the tick, and the reader of promises. Blind until the first flush has succeeded. Each flush
+    /// reads the database's clock, and keeps `clock` true by it.
     pub fn start(
         settings: PresenceSettings,
         store: FleetStore,
         readiness: Readiness,
-        clock: Clock,
+        clock: DatabaseClock,
         random: Random,
         tasks: &Tasks,
     ) -> Self {
+        let own = clock.own().clone();
         let closed = CancellationToken::new();
         let inner = Arc::new(Inner {
-            coalescer: Coalescer::new(settings.devices_max, clock.clone()),
-            promises: Promises::start(&settings, store.clone(), clock.clone(), tasks, closed.clone()),
-            health: Health::new(clock.clone(), settings.blind_max),
+            coalescer: Coalescer::new(settings.devices_max, own.clone()),
+            promises: Promises::start(&settings, store.clone(), own.clone(), tasks, closed.clone()),
+            health: Health::new(own.clone(), settings.blind_max),
             settings,
             store,
+            clock,
+            blind: watch::Sender::new(true),
             random,
         });
-        pulse::start(&inner, readiness, &clock, tasks);
-        flusher::start(inner.clone(), clock, tasks, closed);
+        pulse::start(&inner, readiness, &own, tasks);
+        flusher::start(inner.clone(), tasks, closed);
         Self(inner)
     }
 
-    /// Takes a heartbeat, and promises when the next is due.
+    /// Takes a heartbeat with what the device said of itself, and promises when the next is due.
     ///
     /// # Errors
     /// All of them mean 503 to the device.
-    pub async fn heartbeat(&self, contact: Contact) -> Result<HeartbeatReply, PresenceError> {
-        let outcome = self.0.heartbeat(&contact).await;
+    pub async fn heartbeat(&self, contact: Contact, said: Said) -> Result<HeartbeatReply, PresenceError> {
+        let outcome = self.0.heartbeat(&contact, said).await;
         observed::heartbeat(match &outcome {
             Ok(_) => observed::Heartbeat::Accepted,
             Err(PresenceError::Blind { .. }) => observed::Heartbeat::Blind,
@@ -162,7 +173,7 @@ impl Presence {
     /// Any other authenticated request of a device is a sign of life as well. Never waits, never fails: without room
     /// it is forgotten, and counts as refused by us.
     pub fn touch(&self, contact: Contact) {
-        if self.0.coalescer.note(contact.device, contact.fingerprint).is_err() {
+        if self.0.coalescer.note(contact.device, contact.fingerprint, Said::default()).is_err() {
             self.0.health.refused();
         }
     }
@@ -193,19 +204,25 @@ impl Presence {
     pub fn is_blind(&self) -> bool {
         self.0.health.is_blind()
     }
+
+    /// [`Presence::is_blind`] as it changes, until the drain.
+    pub fn blindness(&self) -> watch::Receiver<bool> {
+        self.0.blind.subscribe()
+    }
 }
 
 impl Inner {
-    async fn heartbeat(&self, contact: &Contact) -> Result<HeartbeatReply, PresenceError> {
+    async fn heartbeat(&self, contact: &Contact, said: Said) -> Result<HeartbeatReply, PresenceError> {
         let limit = self.settings.blind_max.min(millis(contact.interval_ms));
         self.health.check(limit).map_err(|blind_for| PresenceError::Blind { blind_for })?;
+        let heard = self.clock.own().boottime();
         // The sign of life counts, also when the promise below fails.
-        self.coalescer.note(contact.device, contact.fingerprint).map_err(|_| PresenceError::Full)?;
+        self.coalescer.note(contact.device, contact.fingerprint, said).map_err(|_| PresenceError::Full)?;
         let wanted = promise_ms(contact);
         let granted_ms = self.promises.grant(contact.device, wanted).await?;
         // Always, not only when it is shorter than what is stored: the newest promise has to win in the flush.
-        self.coalescer.promise(contact.device, contact.fingerprint, granted_ms);
-        Ok(HeartbeatReply { next_in: self.random.scale(millis(granted_ms), 0.9, 1.1) })
+        self.coalescer.promise(contact.device, contact.fingerprint, granted_ms, heard);
+        Ok(HeartbeatReply { next_in: self.random.scale(millis(granted_ms), 0.9, 1.1), at: self.clock.now() })
     }
 }
 

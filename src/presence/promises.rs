@@ -3,8 +3,12 @@
 //! This replica remembers the stored promise of each device that it heard lately, so that a steady device costs
 //! nothing. Whoever is not remembered, or not surely, or asks for more, goes through one task that takes all who wait
 //! at once: it reads their promises in one statement (no WAL), and writes only those that get longer in another. So
-//! after a restart a whole fleet costs reads, a thousand devices each, and a new policy for a fleet costs one commit
-//! for a thousand devices.
+//! after a restart a whole fleet costs a read and an empty commit for a thousand devices, and a new policy for a fleet
+//! one commit for a thousand devices.
+//!
+//! What can be read may be on the primary alone: a restart after a crash makes commits visible that no standby has, and
+//! so does a wait that somebody cut short. So a stored promise that this replica has not given before is given behind
+//! a commit of something, made after the reading: where that is, the promise is.
 //!
 //! What is stored alone does not say whether a promise gets longer: a shorter one, given since, may still wait for its
 //! flush. So a wish is longer when it exceeds what is stored *or* what this replica gave last; writing it makes
@@ -25,7 +29,7 @@ use super::PresenceSettings;
 use crate::domain::ids::{DeviceId, ReplicaId};
 use crate::domain::time::{Boottime, Clock};
 use crate::lifecycle::tasks::Tasks;
-use crate::store::presence::{extend, promises};
+use crate::store::presence::{extend, promises, settle};
 use crate::store::{Fault, FleetStore, StoreError};
 
 /// Devices in one statement.
@@ -130,23 +134,35 @@ async fn answer(store: &FleetStore, me: ReplicaId, batch: Vec<Ask>) {
         Err(error) => return fail(batch, &error),
     };
     let longer = longer(&batch, &stored);
+    let (mut batch, mut has_written) = (batch, false);
     if !longer.is_empty() {
         match extend(store, me, &longer).await {
             // A device that is no longer active gets no answer about what is stored: nothing will be believed of it.
             Ok(rows) => {
+                has_written = !rows.is_empty();
                 for (device, _) in &longer {
                     stored.remove(device);
                 }
                 stored.extend(rows);
             }
-            Err(error) => {
-                let (waited, others) = batch.into_iter().partition(|ask| longer.iter().any(|(d, _)| *d == ask.device));
-                fail(waited, &error);
-                return reply(others, &stored);
-            }
+            Err(error) => batch = fail_those(batch, &error, |ask| longer.iter().any(|(d, _)| *d == ask.device)),
         }
     }
+    let is_unproved = |ask: &Ask| ask.given_ms.is_none() && stored.contains_key(&ask.device);
+    if !has_written
+        && batch.iter().any(is_unproved)
+        && let Err(error) = settle(store).await
+    {
+        batch = fail_those(batch, &error, is_unproved);
+    }
     reply(batch, &stored);
+}
+
+/// The others are left.
+fn fail_those(batch: Vec<Ask>, error: &StoreError, whom: impl Fn(&Ask) -> bool) -> Vec<Ask> {
+    let (failed, others) = batch.into_iter().partition(whom);
+    fail(failed, error);
+    others
 }
 
 /// The longest wish of each device that wishes for more than is stored, or than it was given last.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch::Sender;
+
 use super::health::Health;
 use super::{Inner, observed};
 use crate::domain::time::{Boottime, Clock};
@@ -31,7 +33,7 @@ pub(super) fn start(inner: &Arc<Inner>, readiness: Readiness, clock: &Clock, tas
     let shutdown = tasks.shutdown().clone();
     tasks.essential("presence-watch", async move {
         while !shutdown.is_draining() {
-            watch(&watched.health, &readiness);
+            watch(&watched.health, &readiness, &watched.blind);
             observed::pending(watched.coalescer.pending());
             observed::flush_age(watched.health.age());
             tokio::select! {
@@ -42,8 +44,11 @@ pub(super) fn start(inner: &Arc<Inner>, readiness: Readiness, clock: &Clock, tas
     });
 }
 
-fn watch(health: &Health, readiness: &Readiness) {
-    readiness.set(Check::Flush, !health.is_blind());
+fn watch(health: &Health, readiness: &Readiness, blind: &Sender<bool>) {
+    let is_blind = health.is_blind();
+    readiness.set(Check::Flush, !is_blind);
+    // After readiness: who is asked to leave is not sent back here.
+    blind.send_if_modified(|was| std::mem::replace(was, is_blind) != is_blind);
 }
 
 async fn beat(inner: &Inner, clock: &Clock, last: &mut Boottime) {
@@ -86,10 +91,11 @@ mod tests {
 
     #[test]
     fn readiness_follows_the_flush_both_ways() {
-        let (clock, readiness) = (Clock::manual(0), Readiness::default());
+        let (clock, readiness, blind) = (Clock::manual(0), Readiness::default(), Sender::new(true));
         let health = Health::new(clock.clone(), Duration::from_secs(10));
         let ready = |health| {
-            watch(health, &readiness);
+            watch(health, &readiness, &blind);
+            assert_ne!(readiness.get(Check::Flush), *blind.borrow());
             readiness.get(Check::Flush)
         };
         assert!(!ready(&health));

@@ -10,10 +10,11 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 
+use super::durability::{self, Position, Proof, Witness};
 use super::error::{Fault, Stage, StoreError};
 use super::gate::Gate;
 use super::primary::{Primary, PrimaryWatch};
-use super::settings::{Login, StoreSettings, TlsMode};
+use super::settings::{Login, SYNCHRONOUS_COMMIT, StoreSettings, TlsMode};
 use super::statement::{left, measured};
 use crate::domain::random::Random;
 use crate::lifecycle::tasks::{self, Tasks};
@@ -60,13 +61,15 @@ pub struct ControlStore {
     current: Arc<ArcSwapOption<ControlPool>>,
     deadline: Duration,
     random: Random,
+    witness: Witness,
 }
 
 impl ControlStore {
     /// Builds a pool for each primary that `watch` names; connections open as they are needed.
     pub fn start(settings: Arc<StoreSettings>, mut watch: PrimaryWatch, tasks: &Tasks, random: Random) -> Self {
         let current = Arc::new(ArcSwapOption::empty());
-        let store = Self { current: current.clone(), deadline: settings.statement_deadline, random };
+        let witness = Witness::new(settings.durability, "control");
+        let store = Self { current: current.clone(), deadline: settings.statement_deadline, random, witness };
         let shutdown = tasks.shutdown().clone();
         tasks.foundation("control-pool", async move {
             let mut host: Option<Arc<Primary>> = None;
@@ -75,6 +78,7 @@ impl ControlStore {
                 if let Some(primary) = now.as_ref().filter(|_| now != host) {
                     let fresh = Arc::new(build(&settings, &primary.host));
                     if let Some(old) = current.swap(Some(fresh)) {
+                        old.gate.retire();
                         tasks::spawn(async move { tokio::join!(old.pool.close(), old.reads.close()) });
                     }
                     host = now;
@@ -108,7 +112,8 @@ impl ControlStore {
 
     /// Runs `work` in one transaction and commits. The transaction always writes WAL, also when the work turns out
     /// to change nothing: a commit without WAL does not wait for the standby, and a repeated revocation would be
-    /// acknowledged on the strength of a first one that no standby has.
+    /// acknowledged on the strength of a first one that no standby has. A commit that the policy does not let anybody
+    /// rely on is *unknown*.
     pub async fn write<T, E, W>(&self, name: &'static str, work: W) -> Result<T, E>
     where
         T: Send + 'static,
@@ -157,16 +162,21 @@ impl ControlStore {
             return Err(StoreError::new(name, Fault::Unavailable, "no primary answers"));
         };
         let pool = if write { &control.pool } else { &control.reads };
-        let acquired = tokio::time::timeout(left(begun, self.deadline), pool.acquire()).await;
-        let mut connection = match acquired {
+        let acquired = Box::pin(tokio::time::timeout(left(begun, self.deadline), pool.acquire()));
+        let mut connection = match control.gate.unless_retired(name, acquired).await? {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(StoreError::from_control(name, Stage::Before, &error)),
             Err(_) => return Err(StoreError::new(name, Fault::Unavailable, "no free connection in time")),
         };
+        let witness = self.witness.clone();
         let late = if write { Fault::Unknown } else { Fault::Unavailable };
         let attempt = async move {
             if write {
-                transaction(name, &mut connection, work.as_ref()).await
+                let outcome = transaction(name, &mut connection, work.as_ref()).await?;
+                if outcome.is_ok() && witness.asks() {
+                    witness.verdict(name, covered(&mut connection).await)?;
+                }
+                Ok(outcome)
             } else {
                 judge(name, work(&mut connection).await)
             }
@@ -211,6 +221,27 @@ where
     }
 }
 
+/// Has a synchronous standby what was just committed? What cannot be found out counts as no.
+async fn covered(connection: &mut PgConnection) -> bool {
+    let Ok(mut seen) = position(connection).await else { return false };
+    let proof = Proof::begin(&seen);
+    loop {
+        if let Some(verdict) = proof.judge(&seen).await {
+            return verdict;
+        }
+        match position(connection).await {
+            Ok(again) => seen = again,
+            Err(_) => return false,
+        }
+    }
+}
+
+async fn position(connection: &mut PgConnection) -> Result<Position, sqlx::Error> {
+    let asked = sqlx::query_as::<_, (i64, Option<i64>, bool)>(durability::POSITION.sql);
+    let (flushed, standby, named) = asked.fetch_one(connection).await?;
+    Ok(Position { flushed, standby, named })
+}
+
 /// sqlx's form of the settings, for one host and one user.
 pub(super) fn connect_options(settings: &StoreSettings, host: &(String, u16), login: &Login) -> PgConnectOptions {
     use secrecy::ExposeSecret;
@@ -221,7 +252,7 @@ pub(super) fn connect_options(settings: &StoreSettings, host: &(String, u16), lo
         .username(&login.user)
         .password(login.password.expose_secret())
         .application_name("everbeat/control")
-        .options([("lock_timeout", "1000"), ("idle_in_transaction_session_timeout", "10000")]);
+        .options([SYNCHRONOUS_COMMIT, ("lock_timeout", "1000"), ("idle_in_transaction_session_timeout", "10000")]);
     match (settings.tls, &settings.ca_file) {
         (TlsMode::VerifyFull, Some(ca)) => options.ssl_mode(PgSslMode::VerifyFull).ssl_root_cert(ca),
         (TlsMode::VerifyFull, None) => options.ssl_mode(PgSslMode::VerifyFull),

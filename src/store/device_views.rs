@@ -35,6 +35,10 @@ pub struct PresenceView {
     pub promised_until: Option<OffsetDateTime>,
     pub status_seq: i64,
     pub replica: Option<Uuid>,
+    /// The device's own counter.
+    pub device_seq: Option<i64>,
+    /// What it said of itself last.
+    pub device_status: Option<String>,
 }
 
 /// Which devices, in the order of their ids, which is that of their enrollment.
@@ -65,7 +69,7 @@ pub async fn list(store: &ControlStore, filter: DeviceFilter, rows_max: i64) -> 
                     select d.id, d.name, d.fleet_id, f.name as fleet_name, d.state, d.tags, d.attributes, d.row_version,
                            d.created_at, p.state as "presence?", p.cause as "cause?", p.state_since as "since?",
                            p.last_seen, p.promise_ms as "promise_ms?", p.promised_until,
-                           p.status_seq as "status_seq?", p.replica
+                           p.status_seq as "status_seq?", p.replica, p.device_seq, p.device_status
                     from devices d join fleets f on f.id = d.fleet_id left join presence p on p.device_id = d.id
                     where ($1::uuid is null or d.id = $1) and ($2::uuid[] is null or d.fleet_id = any($2))
                       and ($3::uuid is null or d.fleet_id = $3) and ($4::text is null or d.name = $4)
@@ -115,10 +119,12 @@ struct Joined {
     promised_until: Option<OffsetDateTime>,
     status_seq: Option<i64>,
     replica: Option<Uuid>,
+    device_seq: Option<i64>,
+    device_status: Option<String>,
 }
 
 impl Joined {
-    fn view(self) -> DeviceView {
+    fn view(mut self) -> DeviceView {
         let presence = self.presence();
         DeviceView {
             id: DeviceId(self.id),
@@ -135,7 +141,7 @@ impl Joined {
     }
 
     /// Codes that this binary does not know (a newer one's) are shown as the nearest that says nothing wrong.
-    fn presence(&self) -> Option<PresenceView> {
+    fn presence(&mut self) -> Option<PresenceView> {
         Some(PresenceView {
             state: State::from_code(self.presence?).unwrap_or(State::NeverSeen),
             cause: Cause::from_code(self.cause?).unwrap_or(Cause::Contact),
@@ -145,6 +151,8 @@ impl Joined {
             promised_until: self.promised_until,
             status_seq: self.status_seq?,
             replica: self.replica,
+            device_seq: self.device_seq,
+            device_status: self.device_status.take(),
         })
     }
 }

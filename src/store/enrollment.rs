@@ -301,10 +301,12 @@ pub async fn create(log: &ChangeLog, new: NewToken, once: Option<Once>) -> Resul
 /// A pattern that the database cannot read must not lie in wait for the first device.
 async fn check_pattern(c: &mut PgConnection, pattern: Option<&str>) -> Result<(), Abort<ChangeError>> {
     let Some(pattern) = pattern else { return Ok(()) };
-    let tried = sqlx::query_scalar!("select '' ~ ('^(?:' || $1 || ')$')", pattern).fetch_one(c).await;
+    // By itself as well: `a)|(?:b` would leave the brackets that make it the whole name's.
+    let tried = sqlx::query_scalar!("select '' ~ $1 or '' ~ ('^(?:' || $1 || ')$')", pattern).fetch_one(c).await;
     match tried {
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(INVALID_REGULAR_EXPRESSION) => {
-            refuse(ChangeError::Conflict("the name pattern is not a regular expression"))
+            let detail = "not a regular expression (PostgreSQL manual, 9.7.3)";
+            refuse(ChangeError::BadField { pointer: "/name_pattern", detail })
         }
         tried => Ok(tried.map(drop)?),
     }

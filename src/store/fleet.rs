@@ -11,6 +11,8 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::durability::fleet::{commit_and_ask, covered, position};
+use super::durability::{Durability, Witness};
 use super::error::{Fault, Stage, StoreError, spoils_connection};
 use super::gate::Gate;
 use super::primary::{Primary, PrimaryWatch};
@@ -28,7 +30,8 @@ fn browse_options(settings: &StoreSettings) -> String {
     format!("-c lock_timeout=1000 -c default_transaction_read_only=on -c statement_timeout={limit_ms}")
 }
 
-/// First ceiling of the back-off between two tries inside one request.
+/// A pool could not be built, for want of a readable `ca_file`.
+const BUILD_AGAIN: Duration = Duration::from_secs(1);
 const RETRY_BASE: Duration = Duration::from_millis(20);
 const RETRY_CAP: Duration = Duration::from_millis(250);
 
@@ -49,13 +52,22 @@ enum Lane {
     Read,
     Browse,
     Write,
+    /// A write whose success nobody is told.
+    Upkeep,
 }
 
 impl Lane {
     fn late(self) -> Fault {
         match self {
             Self::Read | Self::Browse => Fault::Unavailable,
-            Self::Write => Fault::Unknown,
+            Self::Write | Self::Upkeep => Fault::Unknown,
+        }
+    }
+
+    fn stage(self) -> Stage {
+        match self {
+            Self::Read | Self::Browse => Stage::Before,
+            Self::Write | Self::Upkeep => Stage::Committing,
         }
     }
 }
@@ -63,18 +75,35 @@ impl Lane {
 impl FleetPool {
     fn of(&self, lane: Lane) -> &Pool {
         match lane {
-            Lane::Read | Lane::Write => &self.pool,
+            Lane::Read | Lane::Write | Lane::Upkeep => &self.pool,
             Lane::Browse => &self.browse,
         }
     }
 }
 
 /// One use of a connection; it says how far it had come when it failed.
-type ConnectionWork<T> =
-    Box<dyn for<'c> FnOnce(&'c mut Object) -> BoxFuture<'c, Result<T, (Stage, tokio_postgres::Error)>> + Send>;
+type ConnectionWork<T> = Box<dyn for<'c> FnOnce(&'c mut Object) -> BoxFuture<'c, Result<T, Failed>> + Send>;
+
+/// Why a use of a connection failed.
+enum Failed {
+    Driver(Stage, tokio_postgres::Error),
+    /// In one message with a COMMIT, which may have gone through.
+    Asking(tokio_postgres::Error),
+    /// The connection is well: the policy says no.
+    Policy(StoreError),
+}
+
+impl Failed {
+    fn before(error: tokio_postgres::Error) -> Self {
+        Self::Driver(Stage::Before, error)
+    }
+
+    fn committing(error: tokio_postgres::Error) -> Self {
+        Self::Driver(Stage::Committing, error)
+    }
+}
 
 struct FleetPool {
-    /// For devices.
     pool: Pool,
     /// For people: a quarter of the connections, so that no query of theirs can stop a device.
     browse: Pool,
@@ -87,24 +116,26 @@ pub struct FleetStore {
     current: Arc<ArcSwapOption<FleetPool>>,
     deadline: Duration,
     random: Random,
+    witness: Witness,
 }
 
 impl FleetStore {
     /// Builds a pool for each primary that `watch` names; connections open as they are needed.
     pub fn start(settings: Arc<StoreSettings>, mut watch: PrimaryWatch, tasks: &Tasks, random: Random) -> Self {
         let current = Arc::new(ArcSwapOption::empty());
-        let store = Self { current: current.clone(), deadline: settings.statement_deadline, random };
+        let witness = Witness::new(settings.durability, "fleet");
+        let store = Self { current: current.clone(), deadline: settings.statement_deadline, random, witness };
         let shutdown = tasks.shutdown().clone();
         tasks.foundation("fleet-pool", async move {
             let mut host: Option<Arc<Primary>> = None;
             loop {
                 let now = watch.borrow_and_update().clone();
-                if now.is_some() && now != host {
-                    replace(&current, &settings, now.as_deref());
-                    host = now;
+                if let Some(primary) = now.as_ref().filter(|_| now != host) {
+                    host = if replace(&current, &settings, primary) { now } else { None };
                 }
                 tokio::select! {
                     () = shutdown.aborting() => return,
+                    () = tokio::time::sleep(BUILD_AGAIN), if current.load().is_none() => {}
                     changed = watch.changed() => if changed.is_err() { return },
                 }
             }
@@ -128,23 +159,37 @@ impl FleetStore {
         self.single(statement, params, Lane::Browse).await
     }
 
-    /// Runs one statement that writes, and commits by itself. Its deadline makes it *unknown*.
+    /// Runs one statement that writes, and commits by itself. Its deadline makes it *unknown*, and so does a commit
+    /// that the policy does not let anybody rely on.
     pub async fn write(&self, statement: &'static Statement, params: Params) -> Result<Vec<Row>, StoreError> {
         self.single(statement, params, Lane::Write).await
+    }
+
+    /// The same for what this replica writes for itself: nobody is told of a success, so that no standby is asked.
+    pub async fn upkeep(&self, statement: &'static Statement, params: Params) -> Result<Vec<Row>, StoreError> {
+        self.single(statement, params, Lane::Upkeep).await
     }
 
     async fn single(&self, statement: &'static Statement, params: Params, lane: Lane) -> Result<Vec<Row>, StoreError> {
         let begun = Instant::now();
         let params = Arc::new(params);
-        let stage = if lane == Lane::Write { Stage::Committing } else { Stage::Before };
         let name = statement.name;
+        let witness = self.witness_for(lane);
         self.retrying(begun, self.deadline, || {
-            let params = params.clone();
+            let (params, witness) = (params.clone(), witness.clone());
             let work: ConnectionWork<Vec<Row>> = Box::new(move |connection| {
                 Box::pin(async move {
-                    let prepared = connection.prepare_cached(statement.sql).await.map_err(|e| (Stage::Before, e))?;
+                    let prepared = connection.prepare_cached(statement.sql).await.map_err(Failed::before)?;
                     let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| &**p as &(dyn ToSql + Sync)).collect();
-                    connection.query(&prepared, &params).await.map_err(|e| (stage, e))
+                    let run = connection.query(&prepared, &params);
+                    let Some(witness) = witness else {
+                        return run.await.map_err(|error| Failed::Driver(lane.stage(), error));
+                    };
+                    // In this order on the wire, or the question would be about the time before the commit.
+                    let (rows, seen) = tokio::join!(biased; run, position(connection));
+                    let rows = rows.map_err(Failed::committing)?;
+                    witness.verdict(name, covered(connection, seen).await).map_err(Failed::Policy)?;
+                    Ok(rows)
                 })
             });
             self.on_connection(name, begun + self.deadline, lane, work)
@@ -152,26 +197,64 @@ impl FleetStore {
         .await
     }
 
+    fn witness_for(&self, lane: Lane) -> Option<Witness> {
+        Some(self.witness.clone()).filter(|witness| lane == Lane::Write && witness.asks())
+    }
+
     /// Runs `work` in one transaction and commits. Tried again while the deadline allows and the failure says that
-    /// nothing was done; past the deadline the outcome is *unknown*.
+    /// nothing was done; past the deadline the outcome is *unknown*. For what this replica writes for itself.
     pub async fn transact<T, W>(&self, name: &'static str, limit: Duration, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FleetWork<T>,
+    {
+        Ok(self.transaction(name, limit, Lane::Upkeep, work).await?.0)
+    }
+
+    /// The same for what is acknowledged to somebody: says where it is, or, by the policy, that it is *unknown*.
+    pub async fn commit<T, W>(
+        &self,
+        name: &'static str,
+        limit: Duration,
+        work: W,
+    ) -> Result<(T, Durability), StoreError>
+    where
+        T: Send + 'static,
+        W: FleetWork<T>,
+    {
+        self.transaction(name, limit, Lane::Write, work).await
+    }
+
+    async fn transaction<T, W>(
+        &self,
+        name: &'static str,
+        limit: Duration,
+        lane: Lane,
+        work: W,
+    ) -> Result<(T, Durability), StoreError>
     where
         T: Send + 'static,
         W: FleetWork<T>,
     {
         let begun = Instant::now();
         let work = Arc::new(work);
+        let witness = self.witness_for(lane);
         self.retrying(begun, limit, || {
-            let work = work.clone();
-            let work: ConnectionWork<T> = Box::new(move |connection| {
+            let (work, witness) = (work.clone(), witness.clone());
+            let work: ConnectionWork<(T, Durability)> = Box::new(move |connection| {
                 Box::pin(async move {
-                    let transaction = connection.transaction().await.map_err(|e| (Stage::Before, e))?;
-                    let value = work(&transaction).await.map_err(|e| (Stage::Before, e))?;
-                    transaction.commit().await.map_err(|e| (Stage::Committing, e))?;
-                    Ok(value)
+                    let transaction = connection.transaction().await.map_err(Failed::before)?;
+                    let value = work(&transaction).await.map_err(Failed::before)?;
+                    let Some(witness) = witness else {
+                        transaction.commit().await.map_err(Failed::committing)?;
+                        return Ok((value, Durability::Full));
+                    };
+                    let seen = commit_and_ask(transaction).await.map_err(Failed::Asking)?;
+                    let durability = witness.verdict(name, covered(connection, Ok(seen)).await);
+                    Ok((value, durability.map_err(Failed::Policy)?))
                 })
             });
-            self.on_connection(name, begun + limit, Lane::Write, work)
+            self.on_connection(name, begun + limit, lane, work)
         })
         .await
     }
@@ -207,7 +290,8 @@ impl FleetStore {
         let Some(fleet) = self.current.load_full() else {
             return Err(StoreError::new(name, Fault::Unavailable, "no primary answers"));
         };
-        let connection = match tokio::time::timeout_at(deadline, fleet.of(lane).get()).await {
+        let got = Box::pin(tokio::time::timeout_at(deadline, fleet.of(lane).get()));
+        let connection = match fleet.gate.unless_retired(name, got).await? {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(no_connection(name, &error)),
             Err(_) => return Err(StoreError::new(name, Fault::Unavailable, "no free connection in time")),
@@ -216,7 +300,12 @@ impl FleetStore {
             let mut connection = connection;
             match work(&mut connection).await {
                 Ok(value) => Ok(value),
-                Err((stage, error)) => {
+                Err(Failed::Policy(error)) => Err(error),
+                Err(Failed::Asking(error)) => {
+                    drop(Object::take(connection));
+                    Err(StoreError::new(name, Fault::Unknown, error.to_string()))
+                }
+                Err(Failed::Driver(stage, error)) => {
                     if spoils_connection(&error) {
                         drop(Object::take(connection));
                     }
@@ -233,22 +322,21 @@ fn no_connection(name: &'static str, error: &PoolError) -> StoreError {
     StoreError::new(name, Fault::Unavailable, error.to_string())
 }
 
-/// Points at a new primary; every connection of the old one is evicted. Those in use are dropped when they come back.
-fn replace(current: &ArcSwapOption<FleetPool>, settings: &StoreSettings, primary: Option<&Primary>) {
-    let built = primary.map(|primary| build(settings, &primary.host)).transpose();
-    let fresh = match built {
-        Ok(fresh) => fresh,
-        Err(error) => {
-            tracing::error!(error, "no pool for the new primary");
-            None
-        }
-    };
+/// Points at a new primary; every connection of the old one is evicted, and what runs on them ends. False: there is
+/// no pool for the new one, and none for the old one any more.
+fn replace(current: &ArcSwapOption<FleetPool>, settings: &StoreSettings, primary: &Primary) -> bool {
+    let fresh = build(settings, &primary.host)
+        .inspect_err(|error| tracing::error!(error, "no pool for the new primary; trying again"))
+        .ok();
+    let is_built = fresh.is_some();
     if let Some(old) = current.swap(fresh.map(Arc::new)) {
+        old.gate.retire();
         for pool in [&old.pool, &old.browse] {
             pool.retain(|_, _| false);
             pool.close();
         }
     }
+    is_built
 }
 
 fn build(settings: &StoreSettings, host: &(String, u16)) -> Result<FleetPool, String> {

@@ -1,6 +1,5 @@
 //! Reading the change log: the statements of one follower, on a session of its own.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio_postgres::Row;
@@ -15,13 +14,13 @@ use crate::domain::ids::ReplicaId;
 crate::statements! {
     /// The proof of freshness: an upsert of the replica's own row. Parameters: id, address, version.
     REPLICA_TICK = "replica_tick";
-    /// What was committed since a snapshot. Parameter: that snapshot's xmin as text, or null for "from now on".
+    /// What was committed since a snapshot. Parameter: that snapshot as text, or null for "from now on".
     CHANGES_SINCE = "changes_since";
     /// The token keys that are to be trusted.
     TOKEN_KEYS_TRUSTED = "token_keys_trusted";
 }
 
-/// More than this in one read, and forgetting everything is cheaper than applying it.
+/// More than this is new in one read, and forgetting everything is cheaper than applying it.
 pub const ROWS_MAX: usize = 10_000;
 
 /// One entry, or a kind that this binary does not know (a newer replica wrote it).
@@ -40,24 +39,33 @@ pub enum Batch {
     Everything,
 }
 
-/// Where a follower stands. Worth something on one timeline only.
+/// Where a follower stands: the snapshot of its last read. It names the transactions that were running then, so the
+/// next read finds exactly what has become visible since, in whatever order it was committed. Worth something on one
+/// timeline only.
 #[derive(Debug, Default)]
 pub struct Cursor {
-    xmin: Option<String>,
-    /// Rows at or after `xmin` that were applied; they are read again as long as an old transaction holds xmin back.
-    applied: HashSet<i64>,
+    snapshot: Option<String>,
 }
 
 impl Cursor {
     /// Has it been placed?
     pub fn is_set(&self) -> bool {
-        self.xmin.is_some()
+        self.snapshot.is_some()
+    }
+
+    /// Every transaction with a lower id was read; `None` until the cursor is placed.
+    pub fn xmin(&self) -> Option<u64> {
+        // As PostgreSQL writes it: xmin:xmax:those in progress.
+        self.snapshot.as_deref()?.split(':').next()?.parse().ok()
     }
 }
 
+/// What a follower's session calls itself in `pg_stat_activity`.
+pub const APPLICATION: &str = "everbeat/listener";
+
 /// Hears the bell from now on.
 pub async fn listen(session: &Session, limit: Duration) -> Result<(), StoreError> {
-    session.batch("listen", &format!("listen {CHANNEL}"), limit).await
+    session.batch("listen", &format!("set application_name = '{APPLICATION}'; listen {CHANNEL}"), limit).await
 }
 
 /// Writes the replica's row and commits; the primary's timeline. It may wait for the standby, and a backend that is
@@ -71,22 +79,21 @@ pub async fn tick(session: &Session, replica: ReplicaId, addr: &str, limit: Dura
 
 /// Reads what was committed since the cursor's snapshot. The new cursor is to be kept once the batch is applied.
 pub async fn read(session: &Session, cursor: &Cursor, limit: Duration) -> Result<(Batch, Cursor), StoreError> {
-    let rows = session.query(&CHANGES_SINCE, &[&cursor.xmin], limit).await?;
-    let xmin: String = value(CHANGES_SINCE.name, rows.first(), "xmin")?;
-    let mut seen = HashSet::with_capacity(rows.len());
+    let name = CHANGES_SINCE.name;
+    let rows = session.query(&CHANGES_SINCE, &[&cursor.snapshot], limit).await?;
+    let moved = Cursor { snapshot: Some(value(name, rows.first(), "snapshot")?) };
+    if rows.len() > ROWS_MAX {
+        return Ok((Batch::Everything, moved));
+    }
     let mut changes = Vec::new();
     for row in &rows {
-        let Some(id) = value::<Option<i64>>(CHANGES_SINCE.name, Some(row), "id")? else { continue };
-        seen.insert(id);
-        if !cursor.applied.contains(&id) {
-            let kind: String = value(CHANGES_SINCE.name, Some(row), "kind")?;
-            let key = value(CHANGES_SINCE.name, Some(row), "key")?;
-            changes.push(Change { kind: ChangeKind::from_column(&kind), key });
+        // One row without a change carries the snapshot when nothing is new.
+        if value::<Option<i64>>(name, Some(row), "id")?.is_some() {
+            let kind: String = value(name, Some(row), "kind")?;
+            changes.push(Change { kind: ChangeKind::from_column(&kind), key: value(name, Some(row), "key")? });
         }
     }
-    let overflow = seen.len() > ROWS_MAX;
-    let moved = Cursor { xmin: Some(xmin), applied: if overflow { HashSet::new() } else { seen } };
-    Ok((if overflow { Batch::Everything } else { Batch::Changes(changes) }, moved))
+    Ok((Batch::Changes(changes), moved))
 }
 
 /// The public token keys in state `next` and `active`.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::error::{Fault, StoreError};
 use crate::lifecycle::tasks;
@@ -39,11 +40,36 @@ pub(super) struct Gate {
     plane: &'static str,
     abandoned: AtomicUsize,
     probe: Arc<Semaphore>,
+    /// Another primary is followed.
+    retired: CancellationToken,
 }
 
 impl Gate {
     pub(super) fn new(plane: &'static str) -> Arc<Self> {
-        Arc::new(Self { plane, abandoned: AtomicUsize::new(0), probe: Arc::new(Semaphore::new(1)) })
+        let (abandoned, probe) = (AtomicUsize::new(0), Arc::new(Semaphore::new(1)));
+        Arc::new(Self { plane, abandoned, probe, retired: CancellationToken::new() })
+    }
+
+    /// Ends whatever is under way, for another primary is followed: on the old one it may hang for ever, and what it
+    /// would answer is worth nothing. Its callers learn at once that the outcome is *unknown*; a read is tried again.
+    pub(super) fn retire(&self) {
+        self.retired.cancel();
+    }
+
+    /// Waits for a connection. One to a host that stands still may never come, and nobody needs it once another
+    /// primary is followed: nothing was begun on it.
+    pub(super) async fn unless_retired<T>(
+        &self,
+        name: &'static str,
+        connection: impl Future<Output = T>,
+    ) -> Result<T, StoreError> {
+        tokio::select! {
+            biased;
+            connection = connection => Ok(connection),
+            () = self.retired.cancelled() => {
+                Err(StoreError::new(name, Fault::Unavailable, "another primary is followed now"))
+            }
+        }
     }
 
     /// Runs `work` in its own task and waits for it, at most `limit`; `late` is the verdict when that passes.
@@ -61,8 +87,13 @@ impl Gate {
     {
         let counted = late == Fault::Unknown;
         let permit = if counted { self.enter(name)? } else { None };
+        let retired = self.retired.clone();
         let task = tasks::spawn(async move {
-            let outcome = work.await;
+            let outcome = tokio::select! {
+                biased;
+                outcome = work => outcome,
+                () = retired.cancelled() => Err(StoreError::new(name, late, "another primary is followed now").into()),
+            };
             drop(permit);
             outcome
         });
@@ -82,6 +113,9 @@ impl Gate {
     }
 
     fn enter(&self, name: &'static str) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
+        if self.retired.is_cancelled() {
+            return Err(StoreError::new(name, Fault::Unavailable, "another primary is followed now"));
+        }
         if self.abandoned.load(Ordering::SeqCst) == 0 {
             return Ok(None);
         }
@@ -162,5 +196,28 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(gate.abandoned.load(Ordering::SeqCst), 0);
         assert_eq!(gate.run("after", limit, Fault::Unknown, async { Ok::<_, StoreError>(3) }).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_at_another_primary_ends() {
+        let gate = Gate::new("fleet");
+        let limit = Duration::from_mins(1);
+        let hangs = std::future::pending::<Result<i32, StoreError>>;
+        let left = gate.run("left", Duration::ZERO, Fault::Unknown, hangs()).await;
+        assert_eq!(left.unwrap_err().fault, Fault::Unknown);
+        let waits = gate.run("waits", limit, Fault::Unknown, hangs());
+        let retires = async {
+            tokio::task::yield_now().await;
+            gate.retire();
+        };
+        let (waits, ()) = tokio::join!(waits, retires);
+        assert_eq!(waits.unwrap_err().fault, Fault::Unknown, "it may have been done");
+        let late = gate.run("late", limit, Fault::Unknown, hangs()).await;
+        assert_eq!(late.unwrap_err().fault, Fault::Unavailable, "it was not begun");
+        while gate.abandoned.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+        let connecting = gate.unless_retired("connect", std::future::pending::<()>()).await;
+        assert_eq!(connecting.unwrap_err().fault, Fault::Unavailable, "nobody waits for a host that is left");
     }
 }

@@ -46,7 +46,8 @@ impl Schema {
 /// A sentence for the operator.
 pub async fn migrate(settings: &StoreSettings, host: &(String, u16)) -> Result<(), String> {
     let owner = settings.owner.as_ref().ok_or("database.owner is not set: migrations need the schema's owner")?;
-    let options = connect_options(settings, host, owner);
+    // A slow statement would be logged with its text, which holds a verifier.
+    let options = connect_options(settings, host, owner).disable_statement_logging();
     let connect = tokio::time::timeout(settings.connect_deadline, options.connect()).await;
     let mut connection = match connect {
         Ok(Ok(connection)) => connection,

@@ -6,12 +6,16 @@
 //! goes on acknowledging TCP and no timeout of the driver or the kernel ever fires. The statement itself goes on in
 //! its own task: the connection counts against its pool until its fate is known (see [`gate`]).
 
+pub mod capacity;
 pub mod changes;
 pub mod control;
 pub mod credential_views;
 pub mod credentials;
 pub mod device_views;
 pub mod devices;
+pub mod drill_nodes;
+pub mod drill_views;
+pub mod durability;
 pub mod enrollment;
 pub mod error;
 pub mod event_views;
@@ -23,20 +27,23 @@ pub mod idempotency;
 pub mod keys;
 pub mod leases;
 pub mod migrate;
+pub mod operator_views;
 pub mod operators;
 pub mod partitions;
 pub mod presence;
 pub mod primary;
 pub mod readings;
 pub mod replica_views;
+pub mod retention;
 pub mod session;
 pub mod settings;
 pub mod statement;
 
 pub use control::{Abort, ControlStore};
+pub use durability::{Durability, Policy};
 pub use error::{Fault, Stage, StoreError};
 pub use fleet::FleetStore;
-pub use primary::{Primary, PrimaryWatch};
+pub use primary::{Primary, PrimaryWatch, StandbyWatch};
 pub use session::Session;
 pub use settings::{Login, Plane, StoreSettings};
 pub use statement::Statement;

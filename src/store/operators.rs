@@ -191,6 +191,29 @@ async fn replace_roles(c: &mut PgConnection, id: OperatorId, grants: &Grants) ->
     Ok(())
 }
 
+/// Disables an operator, or enables them again. Whoever was disabled needs a new token afterwards: the session's
+/// version is counted up, or a token that was stolen would come back to life with its owner. A repetition succeeds.
+pub async fn set_disabled(log: &ChangeLog, id: OperatorId, disabled: bool) -> Result<(), ChangeError> {
+    log.write("operator_disable", move |c| {
+        Box::pin(async move {
+            let changed = sqlx::query!(
+                "update operators set
+                   session_version = session_version + case when $2 and disabled_at is null then 1 else 0 end,
+                   disabled_at = case when $2 then coalesce(disabled_at, clock_timestamp()) end
+                 where id = $1",
+                id.0,
+                disabled
+            );
+            if changed.execute(&mut *c).await?.rows_affected() == 0 {
+                return refuse(ChangeError::NotFound);
+            }
+            append(c, ChangeKind::Operator, &id.to_string()).await?;
+            Ok(())
+        })
+    })
+    .await
+}
+
 /// Replaces the operator's roles.
 pub async fn set_roles(log: &ChangeLog, id: OperatorId, grants: Grants) -> Result<(), ChangeError> {
     log.write("operator_roles", move |c| {

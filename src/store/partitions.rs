@@ -5,9 +5,8 @@
 
 use std::time::Duration;
 
-use time::OffsetDateTime;
-
 use super::error::StoreError;
+use super::retention::RetentionClock;
 use super::session::Session;
 use super::statement::Statement;
 use crate::domain::lease::Fence;
@@ -23,9 +22,6 @@ statements! {
     TRIM_OUTAGES = "trim_outages";
     TRIM_REPLICAS = "trim_replicas";
 }
-
-/// Clocks further apart than this drop nothing. Far above any drift, far below a day.
-const CLOCKS_APART_MAX: time::Duration = time::Duration::hours(1);
 
 /// A table whose old rows are dropped in bounded steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,42 +91,16 @@ pub async fn ensure(session: &Session, fence: &Fence, days: i32, limit: Duration
     Ok(rows.first().and_then(|row| row.get("made")))
 }
 
-/// What a look for expired days found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expired {
-    /// Oldest first. None while the clocks are too far apart.
-    pub days: Vec<ExpiredDay>,
-    /// The database's clock less the replica's.
-    pub clocks_apart: time::Duration,
-}
-
-impl Expired {
-    /// One of the two clocks is wrong, and nobody knows which.
-    pub fn clocks_disagree(&self) -> bool {
-        self.clocks_apart.abs() > CLOCKS_APART_MAX
-    }
-}
-
-/// Days that lie wholly before the retention by both clocks, the database's and `wall` (the replica's), `rows_max`
-/// at most. One clock alone would, set forward, drop days that are to be kept.
+/// Days that lie wholly before the retention, oldest first, `rows_max` at most.
 pub async fn expired(
     session: &Session,
-    wall: OffsetDateTime,
+    clock: RetentionClock,
     retention_days: i32,
     rows_max: i64,
     limit: Duration,
-) -> Result<Expired, StoreError> {
-    let rows = session.query(&EXPIRED, &[&retention_days, &rows_max, &wall], limit).await?;
-    let clocks_apart = rows.first().map_or(time::Duration::MAX, |row| row.get::<_, OffsetDateTime>("now") - wall);
-    let mut expired = Expired { days: Vec::new(), clocks_apart };
-    if !expired.clocks_disagree() {
-        let day = |row: &tokio_postgres::Row| {
-            let (name, state): (Option<String>, Option<String>) = (row.get("name"), row.get("state"));
-            ExpiredDay::parse(name?, &state?)
-        };
-        expired.days = rows.iter().filter_map(day).collect();
-    }
-    Ok(expired)
+) -> Result<Vec<ExpiredDay>, StoreError> {
+    let rows = session.query(&EXPIRED, &[&retention_days, &rows_max, &clock.0], limit).await?;
+    Ok(rows.iter().filter_map(|row| ExpiredDay::parse(row.get("name"), row.get("state"))).collect())
 }
 
 /// The next step of a day's removal, as one statement; `None` when nothing is left to do.
@@ -162,18 +132,26 @@ impl ExpiredDay {
     }
 }
 
-/// Drops rows of one table that are older than `age`, `rows_max` at most. How many went; `None`: deposed.
+/// Which rows may go.
+#[derive(Clone, Copy, Debug)]
+pub struct Trim {
+    pub table: Trimmed,
+    pub age: Duration,
+    pub rows_max: i64,
+}
+
+/// Drops rows of one table that are older than its age. How many went; `None`: deposed.
 pub async fn trim(
     session: &Session,
     fence: &Fence,
-    table: Trimmed,
-    age: Duration,
-    rows_max: i64,
+    clock: RetentionClock,
+    trim: Trim,
     limit: Duration,
 ) -> Result<Option<i64>, StoreError> {
-    let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-    let rows =
-        session.query(table.statement(), &[&fence.role, &fence.epoch, &fence.timeline, &age, &rows_max], limit).await?;
+    let age = i64::try_from(trim.age.as_millis()).unwrap_or(i64::MAX);
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+        [&fence.role, &fence.epoch, &fence.timeline, &age, &trim.rows_max, &clock.0];
+    let rows = session.query(trim.table.statement(), &params, limit).await?;
     Ok(rows.first().and_then(|row| (row.get::<_, i64>("held") > 0).then(|| row.get("gone"))))
 }
 

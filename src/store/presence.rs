@@ -21,12 +21,16 @@ use std::time::Duration;
 use deadpool_postgres::Transaction;
 use time::OffsetDateTime;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::readings::WAL_WRITE;
 use super::{FleetStore, Session, StoreError};
+use crate::domain::database_clock::DatabaseClock;
 use crate::domain::ids::{DeviceId, Fingerprint, ReplicaId};
 use crate::domain::lease::Fence;
-use crate::domain::time::{Boottime, Clock};
+use crate::domain::presence::Said;
+use crate::domain::time::Boottime;
 
 crate::statements! {
     /// The database's clock, for the ages of one flush.
@@ -49,6 +53,10 @@ crate::statements! {
     SWEEP = "presence_sweep";
 }
 
+/// Of any hour, so much may be taken out of the silence of one replica's devices because the replica refused their
+/// heartbeats. Longer: a replica that sheds all the time hides that its devices are gone.
+pub const SHED_MAX: Duration = Duration::from_mins(15);
+
 /// The replica that writes, as its row in `replicas` says it.
 #[derive(Clone, Debug)]
 pub struct Me {
@@ -58,7 +66,7 @@ pub struct Me {
 }
 
 /// All that one device said since the last flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contacts {
     pub device: DeviceId,
     /// Of the newest contact.
@@ -68,6 +76,8 @@ pub struct Contacts {
     pub count: i64,
     /// The newest promise that was given, in milliseconds, and when. Longer than the stored one only after [`extend`].
     pub promise: Option<(i64, Boottime)>,
+    /// The newest of each.
+    pub said: Said,
 }
 
 /// One transaction of a flush.
@@ -88,10 +98,13 @@ pub struct Flushed {
     pub applied: i64,
     /// Devices that came online.
     pub revived: i64,
+    /// Refusals were not recorded: this replica has had [`SHED_MAX`] of them in the last hour.
+    pub shed_beyond_cap: bool,
 }
 
-/// Writes contacts. Sent again after an unknown outcome it changes nothing but `hb_seq`, which is evidence only.
-pub async fn flush(store: &FleetStore, clock: &Clock, flush: Flush) -> Result<Flushed, StoreError> {
+/// Writes contacts, and lets `clock` know what the database's clock says. Sent again after an unknown outcome it
+/// changes nothing but `hb_seq`, which is evidence only.
+pub async fn flush(store: &FleetStore, clock: &DatabaseClock, flush: Flush) -> Result<Flushed, StoreError> {
     let (clock, flush) = (clock.clone(), Arc::new(flush));
     // The work is called anew for each try, so that ages are counted from that try's anchor.
     store
@@ -104,20 +117,24 @@ pub async fn flush(store: &FleetStore, clock: &Clock, flush: Flush) -> Result<Fl
 
 async fn flush_in(
     transaction: &Transaction<'_>,
-    clock: &Clock,
+    clock: &DatabaseClock,
     flush: &Flush,
 ) -> Result<Flushed, tokio_postgres::Error> {
-    let anchor: OffsetDateTime = transaction.query_one(&prepared(transaction, &ANCHOR).await?, &[]).await?.get("at");
-    let now = clock.boottime();
+    let ask = prepared(transaction, &ANCHOR).await?;
+    let sent = clock.own().boottime();
+    let anchor: OffsetDateTime = transaction.query_one(&ask, &[]).await?.get("at");
+    let now = clock.own().boottime();
+    clock.observe(sent, anchor);
     let at = |moment: Boottime| anchor - time::Duration::microseconds(age_us(now, moment));
-    let flushed = if flush.contacts.is_empty() {
+    let mut flushed = if flush.contacts.is_empty() {
         Flushed::default()
     } else {
         write_contacts(transaction, flush, anchor, now).await?
     };
     if let Some(since) = flush.refused_since {
         let shed = prepared(transaction, &SHED).await?;
-        transaction.execute(&shed, &[&flush.me.id.0, &at(since)]).await?;
+        let row = transaction.query_one(&shed, &[&flush.me.id.0, &at(since), &ms(SHED_MAX)]).await?;
+        flushed.shed_beyond_cap = !row.get::<_, bool>("recorded");
     }
     // After the record of refusals, so that no sweep sees the replica well and the record missing.
     let through = flush.through.map(at);
@@ -139,12 +156,14 @@ async fn write_contacts(
     let counts: Vec<i64> = all.iter().map(|c| c.count).collect();
     let promises: Vec<Option<i64>> = all.iter().map(|c| c.promise.map(|(ms, _)| ms)).collect();
     let promise_ages: Vec<Option<i64>> = all.iter().map(|c| c.promise.map(|(_, given)| age_us(now, given))).collect();
+    let seqs: Vec<Option<i64>> = all.iter().map(|c| c.said.seq).collect();
+    let statuses: Vec<Option<&str>> = all.iter().map(|c| c.said.status.as_deref()).collect();
     let statement = prepared(transaction, &FLUSH).await?;
     let me = flush.me.id.0;
-    let row = transaction
-        .query_one(&statement, &[&devices, &ages, &fingerprints, &counts, &promises, &promise_ages, &anchor, &me])
-        .await?;
-    Ok(Flushed { applied: row.get("applied"), revived: row.get("revived") })
+    let columns: [&(dyn ToSql + Sync); 10] =
+        [&devices, &ages, &fingerprints, &counts, &promises, &promise_ages, &anchor, &me, &seqs, &statuses];
+    let row = transaction.query_one(&statement, &columns).await?;
+    Ok(Flushed { applied: row.get("applied"), revived: row.get("revived"), shed_beyond_cap: false })
 }
 
 async fn prepared(
@@ -165,6 +184,11 @@ pub async fn promises(store: &FleetStore, devices: &[DeviceId]) -> Result<Vec<(D
     let devices: Vec<Uuid> = devices.iter().map(|device| device.0).collect();
     let rows = store.read(&PROMISES, vec![Box::new(devices)]).await?;
     Ok(rows.iter().map(promise).collect())
+}
+
+/// Commits something after [`promises`]: what those have seen is then on the standby as well.
+pub async fn settle(store: &FleetStore) -> Result<(), StoreError> {
+    store.upkeep(&WAL_WRITE, Vec::new()).await.map(drop)
 }
 
 /// Commits longer promises (milliseconds; at most one for each device) and returns what is stored now, which another
@@ -237,7 +261,10 @@ pub async fn tick(
     cap: RestartCap,
 ) -> Result<Option<Ticked>, StoreError> {
     let rows = store
-        .write(&TICK, vec![Box::new(me.0), Box::new(ms(gap_max)), Box::new(ms(cap.window)), Box::new(cap.restarts_max)])
+        .upkeep(
+            &TICK,
+            vec![Box::new(me.0), Box::new(ms(gap_max)), Box::new(ms(cap.window)), Box::new(cap.restarts_max)],
+        )
         .await?;
     Ok(rows.first().map(|row| Ticked {
         cause: row.get("cause"),

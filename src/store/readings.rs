@@ -14,7 +14,7 @@ use time::{Date, OffsetDateTime};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{FleetStore, StoreError};
+use super::{Durability, FleetStore, StoreError};
 use crate::domain::ids::DeviceId;
 
 crate::statements! {
@@ -62,16 +62,16 @@ pub enum RowOutcome {
 
 type Key = (Uuid, OffsetDateTime, i64);
 
-/// Stores `rows[range]` in one transaction; one outcome for each row, in order.
+/// Stores `rows[range]` in one transaction; one outcome for each row, in order, and where they are now.
 pub async fn insert(
     store: &FleetStore,
     rows: &Arc<NewReadings>,
     range: Range<usize>,
     limit: Duration,
-) -> Result<Vec<RowOutcome>, StoreError> {
+) -> Result<(Vec<RowOutcome>, Durability), StoreError> {
     let rows = rows.clone();
     store
-        .transact("readings_commit", limit, move |transaction| {
+        .commit("readings_commit", limit, move |transaction| {
             let (rows, range) = (rows.clone(), range.clone());
             Box::pin(async move { insert_in(transaction, &rows, range).await })
         })
@@ -117,7 +117,7 @@ fn key(row: &Row) -> Key {
 
 /// Makes the partition of one day (UTC), outside any ingest transaction. True: it was not there.
 pub async fn ensure_partition(store: &FleetStore, day: Date) -> Result<bool, StoreError> {
-    let rows = store.write(&PARTITION, vec![Box::new(day)]).await?;
+    let rows = store.upkeep(&PARTITION, vec![Box::new(day)]).await?;
     Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 

@@ -73,37 +73,52 @@ pub async fn outages(store: &ControlStore, before: Option<i64>, rows_max: i64) -
         .await
 }
 
-/// Since when silence counts, apart from the device itself.
-#[derive(Clone, Debug)]
+/// Outages that one answer looks at.
+const OUTAGES_MAX: i64 = 2_000;
+
+/// What the silence of a device is judged by, apart from the device itself.
+#[derive(Clone, Debug, Default)]
 pub struct Hearing {
     /// The last tick; `None`: nobody has ticked yet.
     pub tick: Option<OffsetDateTime>,
-    /// The last outage that concerns the device and ended after its last contact.
-    pub outage: Option<OutageView>,
+    /// Of the replica that heard the device last, if that is on record.
+    pub flushed_through: Option<OffsetDateTime>,
+    /// Everybody's and that replica's, the newest first.
+    pub outages: Vec<OutageView>,
 }
 
-/// Could we have heard a device whose last contact was at `contact`, through `replica`?
+/// Could we have heard a device that was heard last through `replica`? Outages that ended after `since`: the last
+/// contact, less the window in which outages are counted.
 pub async fn hearing(
     store: &ControlStore,
     replica: Option<Uuid>,
-    contact: OffsetDateTime,
+    since: OffsetDateTime,
 ) -> Result<Hearing, StoreError> {
     store
         .read("hearing", move |c| {
             Box::pin(async move {
                 let tick =
                     sqlx::query_scalar!("select at from tick where timeline > 0").fetch_optional(&mut *c).await?;
-                let outage = sqlx::query_as!(
+                let flushed_through = match replica {
+                    None => None,
+                    Some(id) => {
+                        sqlx::query_scalar!("select flushed_through from replicas where id = $1", id)
+                            .fetch_optional(&mut *c)
+                            .await?
+                    }
+                };
+                let outages = sqlx::query_as!(
                     OutageView,
-                    "-- hearing: the last outage that interrupted this silence
+                    "-- hearing: the outages that this silence may be judged by, the newest first
                     select id, started_at, ended_at, cause, replica from outages
-                    where ended_at > $2 and (replica is null or replica = $1) order by ended_at desc limit 1",
+                    where ended_at > $2 and (replica is null or replica = $1) order by ended_at desc, id desc limit $3",
                     replica,
-                    contact
+                    since,
+                    OUTAGES_MAX
                 )
-                .fetch_optional(c)
+                .fetch_all(c)
                 .await?;
-                Ok::<_, Abort<StoreError>>(Hearing { tick, outage })
+                Ok::<_, Abort<StoreError>>(Hearing { tick, flushed_through, outages })
             })
         })
         .await

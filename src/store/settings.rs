@@ -9,6 +9,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 
+/// For every session, whatever the server, the database or the role is set to. Weaker, a COMMIT comes back before its
+/// record is flushed anywhere, and what was flushed by then would prove nothing about it.
+pub(super) const SYNCHRONOUS_COMMIT: (&str, &str) = ("synchronous_commit", "on");
+
 /// Which of the database's roles a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plane {
@@ -58,6 +62,7 @@ pub struct StoreSettings {
     pub control: Login,
     pub fleet: Login,
     pub lease: Login,
+    pub durability: super::Policy,
     pub control_connections_max: usize,
     pub fleet_connections_max: usize,
     /// Over socket, TLS, start-up and authentication together.
@@ -87,7 +92,7 @@ impl StoreSettings {
             .port(host.1)
             .dbname(&self.database)
             .application_name(format!("everbeat/{}", plane.as_str()))
-            .options(options)
+            .options(format!("-c {}={} {options}", SYNCHRONOUS_COMMIT.0, SYNCHRONOUS_COMMIT.1))
             .connect_timeout(self.connect_deadline)
             .keepalives_idle(Duration::from_secs(5))
             .keepalives_interval(Duration::from_secs(2))

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use uuid::Uuid;
-
+use super::operators::{self, FleetRole};
 use crate::config::Settings;
-use crate::domain::access::{Grants, Role};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
-use crate::identity::operators::{self, Mint, Minted};
+use crate::identity::operators::{Mint, Minted, mint as mint_token};
 use crate::identity::{keys, pki};
 use crate::lifecycle::tasks::Tasks;
-use crate::store::changes::{ChangeError, ChangeLog};
-use crate::store::{self, ControlStore, fleets, migrate, primary};
+use crate::store::changes::ChangeLog;
+use crate::store::{ControlStore, migrate, primary};
 
 /// How long a command waits for the primary.
 const PRIMARY_WAIT: Duration = Duration::from_secs(15);
@@ -21,7 +19,7 @@ const PRIMARY_WAIT: Duration = Duration::from_secs(15);
 /// Whom a token is for. A role without a fleet counts everywhere.
 pub struct MintRequest {
     pub subject: String,
-    pub roles: Vec<(Option<String>, Role)>,
+    pub roles: Vec<FleetRole>,
     pub ttl: Duration,
 }
 
@@ -42,16 +40,22 @@ pub async fn published(settings: &Settings, tasks: &Tasks, random: Random) -> Re
     keys::any(&control).await.map_err(|error| error.to_string())
 }
 
-/// Opens the control plane.
+/// Opens the control plane of a database whose schema is this binary's.
 pub async fn control(settings: &Settings, tasks: &Tasks, random: Random) -> Result<ControlStore, String> {
-    let mut watch = primary::track(settings.store.clone(), tasks);
+    let control = open(settings, tasks, random).await?;
+    let schema = migrate::check(&control).await.map_err(|error| error.to_string())?;
+    schema.advice().map_or(Ok(control), |advice| Err(advice.to_owned()))
+}
+
+/// Opens the control plane, whatever is in the database.
+pub(super) async fn open(settings: &Settings, tasks: &Tasks, random: Random) -> Result<ControlStore, String> {
+    let mut watch = primary::track(settings.store.clone(), tasks).primary;
     let control = ControlStore::start(settings.store.clone(), watch.clone(), tasks, random);
     primary::wait_for_primary(&mut watch, PRIMARY_WAIT)
         .await
         .ok_or("no primary answers: check database.hosts, and the users' passwords (`everbeat migrate` sets them)")?;
     control.opened(PRIMARY_WAIT).await;
-    let schema = migrate::check(&control).await.map_err(|error| error.to_string())?;
-    schema.advice().map_or(Ok(control), |advice| Err(advice.to_owned()))
+    Ok(control)
 }
 
 /// Makes the keys and publishes their public halves. With `join`, only compares.
@@ -99,28 +103,9 @@ pub async fn minted(
     let control = control(settings, tasks, random).await?;
     let pki = Arc::new(pki::load(&settings.pki_dir, settings.dev).map_err(|error| error.to_string())?);
     keys::check(&control, &pki.public_halves()).await.map_err(|error| error.to_string())?;
-    let mut grants = Grants::default();
-    for (fleet, role) in &request.roles {
-        match fleet {
-            None => grants.everywhere = Some(*role),
-            Some(name) => {
-                let found = fleets::by_name(&control, name).await.map_err(|error| error.to_string())?;
-                let fleet = found.ok_or_else(|| format!("there is no fleet {name:?}"))?;
-                grants.fleets.insert(fleet.id, *role);
-            }
-        }
-    }
+    let grants = operators::grants(&control, &request.roles).await?;
     let grants = (!request.roles.is_empty()).then_some(grants);
     let mint = Mint { subject: request.subject, grants, ttl: request.ttl };
-    let minted = operators::mint(&ChangeLog::direct(control), &pki, &Clock::System, mint).await;
+    let minted = mint_token(&ChangeLog::direct(control), &pki, &Clock::System, mint).await;
     minted.map_err(|error| error.to_string())
-}
-
-/// Revokes an operator's token; a repetition succeeds.
-pub async fn revoke(settings: &Settings, tasks: &Tasks, random: Random, jti: Uuid) -> Result<(), String> {
-    let log = ChangeLog::direct(control(settings, tasks, random).await?);
-    store::operators::revoke_token(&log, jti).await.map_err(|error| match error {
-        ChangeError::NotFound => format!("there is no token {jti}"),
-        error => error.to_string(),
-    })
 }

@@ -83,10 +83,13 @@ pub struct Presence {
 pub struct Why {
     /// The cause, in a sentence.
     pub because: String,
-    /// Silence counts from here: the last contact, the end of a planned sleep, or the end of an outage of ours.
+    /// Silence counts from here: the last contact, the end of a planned sleep, the end of an outage of ours, or the
+    /// moment from which a replica that was cut off can have acknowledged nothing any more.
     #[serde(with = "super::timestamp")]
     #[schema(value_type = String, format = DateTime)]
     pub silent_from: OffsetDateTime,
+    /// The silence that counts, so far; outages of ours are taken out.
+    pub silent_s: f64,
     /// When it becomes suspect if nothing is heard; null where it cannot.
     #[serde(with = "super::timestamp::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -101,12 +104,35 @@ pub struct Why {
     pub promised_until: Option<OffsetDateTime>,
     /// The replica that heard the device last.
     pub heard_by: Option<Uuid>,
+    /// That replica is cut off from the database, or gone: what it heard before is known, and nothing since.
+    #[serde(with = "super::timestamp::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub cut_off_since: Option<OffsetDateTime>,
+    /// The device's own counter, from its last heartbeat that had one. It resets at reboot.
+    #[serde(default)]
+    pub seq: Option<i64>,
+    /// What the device said of itself last.
+    #[serde(default)]
+    pub status: Option<String>,
     /// The last outage of ours that ended after the last contact.
     pub outage: Option<Outage>,
+    /// The newest outages of ours that ended after the last contact, and which of them count.
+    #[schema(max_items = 20)]
+    pub outages: Vec<JudgedOutage>,
     /// Up to here silence is judged: the last proof that we could hear. Null: there was none yet.
     #[serde(with = "super::timestamp::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub judged_through: Option<OffsetDateTime>,
+}
+
+/// What an outage of ours does to the deadlines of a device.
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct JudgedOutage {
+    pub outage: Outage,
+    /// It gives a full deadline from its end. False: so many outages came before that only its length is taken out.
+    pub restarts: bool,
+    /// In a sentence.
+    pub because: String,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
@@ -164,6 +190,10 @@ pub struct Reason {
 pub struct NewEnrollmentToken {
     /// The fleet's name.
     pub fleet: String,
+    /// A regular expression (PostgreSQL manual, 9.7.3) that a device's whole name must match; any name without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256)]
+    pub name_pattern: Option<String>,
     /// How many devices it enrolls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1_000_000)]
@@ -178,6 +208,9 @@ pub struct NewEnrollmentToken {
 pub struct EnrollmentToken {
     pub id: String,
     pub fleet: String,
+    /// What a device's whole name must match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_pattern: Option<String>,
     pub uses: i32,
     pub uses_max: i32,
     #[serde(with = "super::timestamp")]
@@ -202,7 +235,8 @@ pub struct EventPage {
     pub items: Vec<Event>,
     /// Give it as `cursor` to get the next page; null on the last one.
     pub next: Option<String>,
-    /// Give it as `cursor` later, to go on with what will have happened by then. Null in descending order.
+    /// Give it as `cursor` later, to go on with what will have happened by then, in ascending order. In descending
+    /// order it is given with the first page only.
     pub resume: Option<String>,
 }
 

@@ -76,15 +76,15 @@ pub struct TokenAnswer {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeartbeatRequest {
-    /// The device's own counter: evidence only, it may reset at reboot.
+    /// The device's own counter: shown to operators as evidence, and judged by nobody. It may reset at reboot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 9_223_372_036_854_775_807_i64)]
     pub seq: Option<u64>,
     /// The interval that the device wishes for, in seconds; within the fleet's limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 2_592_000)]
     pub interval_s: Option<u64>,
-    /// A short text for operators.
+    /// A short text for operators, who see the last one; an empty one takes it back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 256)]
     pub status: Option<String>,
@@ -141,6 +141,17 @@ pub struct ReadingsAnswer {
     pub rejected_total: u64,
     /// The first hundred.
     pub rejected: Vec<RejectedItem>,
+    /// `degraded`: the service's `durability.policy` is `accept`, and no synchronous standby had what is acknowledged
+    /// here. Absent: it is where the policy wants it. Under `refuse` the answer is 503 (`outcome-unknown`) instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// On the primary alone: no synchronous standby had it when it was acknowledged.
+    Degraded,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, utoipa::ToSchema)]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use everbeat::identity::ca::Root;
+use rcgen::KeyPair;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -27,6 +29,38 @@ async fn refused(app: &TestApp, identity: Option<&Identity>, expected: (u16, &st
         assert!(detail.contains(help), "{slug}: {detail}");
     }
     app.still_serves(slug).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_ca_is_given_to_clients_without_a_restart() {
+    let app = TestApp::new().await;
+    let file = app.settings.pki_dir.join("ca.pem");
+    let old = std::fs::read_to_string(&file).unwrap();
+    let next = Root::make(now()).unwrap();
+    let new = format!("{old}{}", next.certificate_pem());
+    let given = async || {
+        let key = KeyPair::generate().unwrap();
+        let asked = json!({"token": app.token, "name": format!("pump-{}", Uuid::now_v7()), "csr": csr_of(&key)});
+        let mut wire = app.connect(None).await;
+        let enrolled = wire.call(&Ask::post("/v1/enroll").json(&asked)).await.ok(201);
+        let bundle = wire.call(&Ask::get("/v1/ca")).await;
+        assert_eq!(bundle.status, 200);
+        (bundle.text(), enrolled["ca"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(given().await, (old.clone(), old.clone()));
+    // On demand, as by SIGHUP.
+    std::fs::write(&file, &new).unwrap();
+    app.replica.running.reload().await;
+    assert_eq!(given().await, (new.clone(), new.clone()));
+    // Cut off in the middle of the copy: never half of it.
+    std::fs::write(&file, &new[..new.len() - 100]).unwrap();
+    app.replica.running.reload().await;
+    assert_eq!(given().await, (new.clone(), new.clone()));
+    // And by itself.
+    std::fs::write(&file, &old).unwrap();
+    eventually(Duration::from_mins(1), async || app.connect(None).await.call(&Ask::get("/v1/ca")).await.text() == old)
+        .await;
+    app.still_serves("a change of the CA bundle").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,6 +32,31 @@ async fn enroll(app: &TestApp, token: &str, name: &str, csr: &str) -> Answer {
     app.connect(None).await.call(&Ask::post("/v1/enroll").json(&body)).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_may_be_for_certain_names_only() {
+    let app = TestApp::new().await;
+    let ask = |pattern: &str| json!({"fleet": "pumps", "uses_max": 9, "name_pattern": pattern});
+    let made = app.admin_post("/v1/enrollment-tokens", &ask("pump-[0-9]+|valve")).await.ok(201);
+    assert_eq!(made["name_pattern"], "pump-[0-9]+|valve");
+    let token = made["token"].as_str().unwrap();
+    for name in ["pump-7", "valve"] {
+        enroll(&app, token, name, &csr_of(&key())).await.ok(201);
+    }
+    // The whole name, whatever the alternatives.
+    for name in ["pump-", "pump-7a", "my-pump-7", "valve-1", "my-valve"] {
+        enroll(&app, token, name, &csr_of(&key())).await.refused(401, "enrollment-token-invalid");
+    }
+    let listed = app.admin_get("/v1/enrollment-tokens").await;
+    let of = |id: &Value| listed["items"].as_array().unwrap().iter().find(|row| row["id"] == *id).cloned().unwrap();
+    assert_eq!((&of(&made["id"])["uses"], &of(&made["id"])["name_pattern"]), (&json!(2), &json!("pump-[0-9]+|valve")));
+
+    let bad = ["", "pump-[", "a)|(?:b", "***=pump", "(?x)pump"].map(str::to_owned);
+    for pattern in bad.into_iter().chain(["x".repeat(257)]) {
+        let problem = app.admin_post("/v1/enrollment-tokens", &ask(&pattern)).await.refused(400, "invalid");
+        assert_eq!(problem["errors"][0]["pointer"], "/name_pattern", "{problem}");
+    }
+}
+
 fn key() -> KeyPair {
     KeyPair::generate().unwrap()
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use everbeat::http::table;
+use everbeat::observe::net::Port;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -63,6 +65,44 @@ async fn paths_methods_and_media_types() {
 
 fn device_heartbeat(token: &str, media: &str) -> Ask {
     Ask::post("/v1/heartbeat").bearer(token).bytes(media, "hello")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_route_takes_a_parameter_that_it_does_not_have() {
+    let app = TestApp::new().await;
+    let device = app.enroll("pump-1").await;
+    let mut admin = app.connect_admin().await;
+    let mut asked = 0;
+    for info in table().into_iter().filter(|info| info.port != Port::Ops) {
+        let path = info.path.replace("{device}", &device.identity.device.to_string());
+        let path =
+            path.replace("{fleet}", "pumps").replace("{token}", "aaaaaaaa").replace("{fingerprint}", &"0".repeat(64));
+        assert!(!path.contains('{'), "{path}");
+        for (query, named) in [("limit=5&nonsense=1", "?nonsense"), ("nonsense=1&nonsense=2", "?nonsense")] {
+            let ask = Ask::of(info.method.as_str(), &format!("{path}?{query}"));
+            let answer = match info.port {
+                Port::Admin => admin.call(&ask.bearer(&app.admin)).await,
+                // Unverified connections serve few requests, and callers with certificates are more than welcome.
+                _ => app.connect(Some(&device.identity)).await.call(&ask.bearer(&device.token)).await,
+            };
+            let problem = answer.refused(400, "invalid");
+            let pointers: Vec<&str> =
+                problem["errors"].as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap()).collect();
+            let named = if info.has_secrets { "?" } else { named };
+            assert!(pointers.contains(&named), "{path}: {problem}");
+            assert!(!info.has_secrets || !answer.text().contains("nonsense"), "{path}: {}", answer.text());
+            asked += 1;
+        }
+    }
+    assert!(asked > 40, "{asked}");
+    // Percent signs and the like, and a query with nothing in it.
+    let mut wire = app.connect(Some(&device.identity)).await;
+    wire.call(&Ask::get("/v1/ca?a=%zz")).await.refused(400, "invalid");
+    assert_eq!(wire.call(&Ask::get("/v1/ca?")).await.status, 200);
+    // Who calls is asked first: a token does not count in a query, whatever else is wrong with it there.
+    wire.call(&Ask::get("/v1/me?access_token=x")).await.refused(401, "token-required");
+    // Probes and scrapers send what they like.
+    assert_eq!(app.connect_ops().await.call(&Ask::get("/livez?nonsense=1")).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

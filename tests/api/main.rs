@@ -12,13 +12,22 @@ mod support;
 #[path = "../support/wire.rs"]
 mod wire;
 
+mod blind;
 mod bodies;
 mod certificates;
+mod commands;
+mod cut;
+mod drill;
 mod enrollment;
+mod events;
+mod forecast;
 mod heartbeat;
 mod http;
+mod http2;
+mod leave;
 mod metrics;
 mod promise;
+mod proxied;
 mod readings;
 mod revocation;
 mod tokens;

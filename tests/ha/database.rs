@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use everbeat::lifecycle::tasks::spawn;
 use everbeat::tools::dev::postgres::{Cluster, ClusterOptions, OWNER};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use tokio_postgres::{Client, NoTls};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::freeze::{Frozen, freeze, postmaster};
 use super::process::free_port;
 
 pub const PASSWORD: &str = "only-for-tests";
@@ -56,20 +57,13 @@ impl Database {
 
     /// As a crash ends it: SIGQUIT, nothing is written any more.
     pub fn crash(&mut self) {
-        kill_process(self.postmaster(), Signal::QUIT).unwrap();
+        kill_process(postmaster(&self.dir.join("data")), Signal::QUIT).unwrap();
         self.cluster = None;
     }
 
     /// SIGSTOP to every process of the server. Its sockets stay open, and the kernel goes on acknowledging.
     pub fn freeze(&self) -> Frozen {
-        let postmaster = self.postmaster();
-        kill_process(postmaster, Signal::STOP).unwrap();
-        let mut stopped = children(postmaster);
-        stopped.push(postmaster);
-        for pid in &stopped {
-            let _ = kill_process(*pid, Signal::STOP);
-        }
-        Frozen(stopped)
+        freeze(&self.dir.join("data"))
     }
 
     pub fn port(&self) -> u16 {
@@ -88,39 +82,6 @@ impl Database {
         });
         Owner { client, _driver: AbortOnDropHandle::new(driver) }
     }
-
-    fn postmaster(&self) -> Pid {
-        let text = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
-        Pid::from_raw(text.lines().next().unwrap().trim().parse().unwrap()).unwrap()
-    }
-}
-
-/// Thaws when dropped: a test that fails must still be able to stop the server.
-pub struct Frozen(Vec<Pid>);
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        for pid in &self.0 {
-            let _ = kill_process(*pid, Signal::CONT);
-        }
-    }
-}
-
-/// Processes whose parent it is. In /proc/PID/stat the parent stands second after the name in parentheses.
-fn children(parent: Pid) -> Vec<Pid> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
-            continue;
-        };
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let of: Option<i32> = after_name.split_whitespace().nth(1).and_then(|text| text.parse().ok());
-        if of.and_then(Pid::from_raw) == Some(parent) {
-            found.push(pid);
-        }
-    }
-    found
 }
 
 /// Asks again and again until there is an answer.

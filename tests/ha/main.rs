@@ -9,6 +9,8 @@
 mod database;
 mod devices;
 mod drain;
+#[path = "../support/freeze.rs"]
+mod freeze;
 mod outage;
 mod process;
 mod replay;

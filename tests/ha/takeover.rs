@@ -21,6 +21,29 @@ async fn taken_over(owner: &Owner, role: &str, before: &str, limit: Duration) ->
     (began.elapsed(), epoch)
 }
 
+/// What the replicas said about one duty on standard output, in the order of their times: whether it is a beginning,
+/// the epoch, since when, and until when if it is an end.
+fn beliefs(world: &World, duty: &str) -> Vec<(bool, i64, u64, Option<u64>)> {
+    let logs = world.replicas.iter().map(|replica| replica.process.log()).collect::<String>();
+    let lines = logs.lines().filter(|line| line.starts_with('{'));
+    let lines = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let mut all: Vec<_> = lines
+        .filter(|line| line["duty"] == duty && line["target"] == "belief")
+        .inspect(|line| assert!(line["holder"].is_string() && line["timeline"] == 1, "{line}"))
+        .map(|line| {
+            let since = line["since_boottime_ns"].as_u64().unwrap();
+            (
+                line["message"] == "belief began",
+                line["epoch"].as_i64().unwrap(),
+                since,
+                line["until_boottime_ns"].as_u64(),
+            )
+        })
+        .collect();
+    all.sort_by_key(|(began, _, since, _)| (*since, !began));
+    all
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_duties_of_a_killed_replica_are_taken_over() {
     let mut world = World::start().await;
@@ -36,6 +59,9 @@ async fn the_duties_of_a_killed_replica_are_taken_over() {
     }
     // The lease API says so at the replica that is left, without anybody telling the client where to go.
     assert_eq!(world.holder("sweeper").await.0, 1 - first);
+    // The killed one could say no more than that it began.
+    let said: Vec<_> = beliefs(&world, "sweeper").iter().map(|(began, epoch, ..)| (*began, *epoch)).collect();
+    assert_eq!(said, [(true, lease.epoch), (true, epoch)]);
 
     // The first comes back as a follower.
     world.replicas[first].start_again().await;
@@ -54,6 +80,14 @@ async fn a_replica_that_drains_hands_its_duties_over() {
     println!("take-over after SIGTERM: {took:?}");
     assert_eq!(epoch, lease.epoch + 1);
     assert!(world.replicas[first].process.ended(Duration::from_secs(15)).await.success());
+    match beliefs(&world, "sweeper").as_slice() {
+        [(true, first, since, None), (false, ended, again, Some(until)), (true, second, taken, None)] => {
+            assert_eq!((first, ended, since), (&lease.epoch, first, again));
+            assert_eq!(*second, epoch);
+            assert!(since < until && until < taken, "an overlap: until {until}, from {taken}");
+        }
+        other => panic!("{other:?}"),
+    }
     let (holder, lease) = world.holder("sweeper").await;
     assert_eq!((holder, lease.epoch), (1 - first, epoch));
 }

@@ -114,7 +114,12 @@ impl World {
     pub async fn fleet(&self, name: &str, interval_s: u64) -> String {
         let fleet = NewFleet { name: name.to_owned(), heartbeat_interval_s: Some(interval_s), certificate_ttl_s: None };
         let _: Fleet = self.admin.post("/v1/fleets", &fleet).await.unwrap();
-        let request = NewEnrollmentToken { fleet: name.to_owned(), uses_max: Some(100), expires_in_s: Some(3_600) };
+        let request = NewEnrollmentToken {
+            fleet: name.to_owned(),
+            uses_max: Some(100),
+            expires_in_s: Some(3_600),
+            ..Default::default()
+        };
         let made: everbeat::wire::admin::EnrollmentToken =
             self.admin.post("/v1/enrollment-tokens", &request).await.unwrap();
         made.token.unwrap()
@@ -210,6 +215,8 @@ fn settings(root: &Path, ports: &[Ports], index: usize, database_port: u16) -> S
 [log]
 format = "human"
 filter = "info,everbeat::http=warn"
+[observe]
+drill = true
 [replica]
 drain_limit_s = 10
 [pki]
@@ -223,6 +230,8 @@ addr = "127.0.0.1:{admin}"
 addr = "127.0.0.1:{ops}"
 [ingest]
 retention_days = 7300
+[durability]
+policy = "single"
 [leases]
 ttl_ms = {ttl_ms}
 renew_ms = 600

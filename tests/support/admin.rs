@@ -14,6 +14,7 @@ use everbeat::http::{AdminApi, HttpSettings, admin_router};
 use everbeat::identity::operators::{EnrollmentTokenRequest, Mint};
 use everbeat::identity::{CacheSettings, Identity, IdentitySettings, Parts, keys, pki};
 use everbeat::lifecycle::readiness::{Check, Readiness};
+use everbeat::presence::detector::Limits;
 use everbeat::store::changes::ChangeLog;
 use everbeat::store::readings;
 use http_body_util::BodyExt;
@@ -118,6 +119,12 @@ impl Rig {
             clock: Clock::System,
             random: store.random.clone(),
             settings: Arc::new(settings),
+            drill: None,
+            limits: Limits {
+                blind_max: time::Duration::seconds(10),
+                restarts_max: 2,
+                window: time::Duration::hours(1),
+            },
         };
         Self { store, owner, identity, router: admin_router(api), _driver: driver }
     }

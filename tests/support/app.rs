@@ -18,7 +18,7 @@ use everbeat::identity::csr::{self, CheckedCsr, ExpectedNames};
 use everbeat::identity::pki::{self, Pki};
 use everbeat::lifecycle::shutdown::Shutdown;
 use everbeat::lifecycle::tasks::Tasks;
-use everbeat::store::{Login, StoreSettings};
+use everbeat::store::{Login, Policy, StoreSettings};
 use everbeat::tools::deploy::{self, MintRequest};
 use metrics_exporter_prometheus::PrometheusHandle;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
@@ -35,6 +35,8 @@ use crate::wire::{Answer, Ask, Wire};
 
 /// The PKI is older than the tests, so that certificates can have expired.
 const PKI_AGE: Duration = Duration::from_hours(72);
+
+const HTTP_1: &[u8] = b"http/1.1";
 
 /// The recorder of metrics is one for each process.
 fn metrics() -> PrometheusHandle {
@@ -85,8 +87,12 @@ impl TestApp {
 
     /// With settings of the test's own, in TOML.
     pub async fn with(extra: &str) -> Self {
+        Self::on(TestCluster::shared().database().await, extra).await
+    }
+
+    /// On a database of the test's own.
+    pub async fn on(database: StoreSettings, extra: &str) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let database = TestCluster::shared().database().await;
         let pki_dir = scratch_dir("pki");
         let then = Clock::manual(Clock::System.unix_us() - i64::try_from(PKI_AGE.as_micros()).unwrap());
         pki::create(&pki_dir, &["localhost".to_owned(), "127.0.0.1".to_owned()], &then).unwrap();
@@ -101,20 +107,33 @@ impl TestApp {
         app
     }
 
+    /// The settings of this replica's first file, for commands.
+    pub fn settings_file(&self) -> PathBuf {
+        self.settings.pki_dir.join("base.toml")
+    }
+
     /// One more replica on the same database.
     pub async fn another(&self) -> Replica {
-        Replica::start(self.settings.clone()).await
+        self.another_under(self.settings.store.durability).await
+    }
+
+    /// The same under another policy of durability.
+    pub async fn another_under(&self, policy: Policy) -> Replica {
+        let mut settings = self.settings.clone();
+        settings.store = Arc::new(StoreSettings { durability: policy, ..(*settings.store).clone() });
+        Replica::start(settings).await
     }
 
     pub fn trust(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
-        for der in CertificateDer::pem_slice_iter(self.pki.ca_bundle_pem.as_bytes()) {
+        for der in CertificateDer::pem_slice_iter(self.pki.ca_bundle.pem().as_bytes()) {
             roots.add(der.unwrap()).unwrap();
         }
         roots
     }
 
-    fn tls(&self, identity: Option<&Identity>) -> Arc<ClientConfig> {
+    /// `alpn`: what the caller speaks.
+    pub fn tls(&self, identity: Option<&Identity>, alpn: &[u8]) -> Arc<ClientConfig> {
         let builder = ClientConfig::builder().with_root_certificates(self.trust());
         let mut config = match identity {
             None => builder.with_no_client_auth(),
@@ -125,7 +144,7 @@ impl TestApp {
                 builder.with_client_auth_cert(chain, key).unwrap()
             }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![alpn.to_vec()];
         Arc::new(config)
     }
 
@@ -136,11 +155,15 @@ impl TestApp {
 
     /// The same to another replica, or through a proxy.
     pub async fn connect_to(&self, addr: SocketAddr, identity: Option<&Identity>) -> Wire {
-        Wire::tls(addr, self.tls(identity)).await
+        Wire::tls(addr, self.tls(identity, HTTP_1)).await
     }
 
     pub async fn connect_admin(&self) -> Wire {
-        Wire::tls(self.replica.running.admin_addr, self.tls(None)).await
+        self.connect_admin_of(&self.replica).await
+    }
+
+    pub async fn connect_admin_of(&self, replica: &Replica) -> Wire {
+        Wire::tls(replica.running.admin_addr, self.tls(None, HTTP_1)).await
     }
 
     pub async fn connect_ops(&self) -> Wire {
@@ -229,11 +252,11 @@ fn settings(database: &StoreSettings, pki_dir: &std::path::Path, extra: &str) ->
         user("lease", &database.lease),
     ]
     .concat();
-    let (host, port) = &database.hosts[0];
+    let hosts: Vec<String> = database.hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect();
     let text = format!(
         "[replica]\ndev = true\n[pki]\ndir = \"{}\"\n[devices]\naddr = \"127.0.0.1:0\"\n\
-         [admin]\naddr = \"127.0.0.1:0\"\n[ops]\naddr = \"127.0.0.1:0\"\n\
-         [database]\nhosts = [\"{host}:{port}\"]\nname = {:?}\ntls = \"disable\"\n{users}",
+         [admin]\naddr = \"127.0.0.1:0\"\n[ops]\naddr = \"127.0.0.1:0\"\n[durability]\npolicy = \"single\"\n\
+         [database]\nhosts = {hosts:?}\nname = {:?}\ntls = \"disable\"\n{users}",
         pki_dir.display(),
         database.database
     );
@@ -247,8 +270,12 @@ fn settings(database: &StoreSettings, pki_dir: &std::path::Path, extra: &str) ->
     config::load(&files).unwrap().1
 }
 
-/// Publishes the keys and mints an admin's token.
+/// Publishes the keys and mints an admin's token. With a long deadline: a test may be about short ones.
 async fn set_up(settings: &Settings) -> String {
+    let mut settings = settings.clone();
+    let statement_deadline = Duration::from_secs(20);
+    settings.store = Arc::new(StoreSettings { statement_deadline, ..(*settings.store).clone() });
+    let settings = &settings;
     let tasks = Tasks::new(Shutdown::new());
     let random = Random::from_os();
     deploy::init(settings, &tasks, random.clone(), &[], false).await.unwrap();

@@ -13,10 +13,10 @@ use everbeat::domain::random::Random;
 use everbeat::lifecycle::shutdown::Shutdown;
 use everbeat::lifecycle::tasks::Tasks;
 use everbeat::store::settings::TlsMode;
-use everbeat::store::{ControlStore, FleetStore, Login, PrimaryWatch, StoreSettings, migrate, primary};
+use everbeat::store::{ControlStore, FleetStore, Login, Policy, PrimaryWatch, StoreSettings, migrate, primary};
 use everbeat::tools::dev::postgres::{Cluster, ClusterOptions, OWNER};
 
-const PASSWORD: &str = "only-for-tests";
+pub const PASSWORD: &str = "only-for-tests";
 const TEMPLATE: &str = "everbeat_template";
 
 /// The cluster of this test binary. It stops, and its directory is removed, when the process ends.
@@ -55,21 +55,7 @@ impl TestCluster {
 
     /// Connection settings for one database of this cluster.
     pub fn settings(&self, database: &str) -> StoreSettings {
-        let login = |user: &str| Login { user: user.to_owned(), password: PASSWORD.to_owned().into() };
-        StoreSettings {
-            hosts: vec![("127.0.0.1".to_owned(), self.port())],
-            database: database.to_owned(),
-            tls: TlsMode::Disable,
-            ca_file: None,
-            owner: Some(login(OWNER)),
-            control: login("everbeat_control"),
-            fleet: login("everbeat_fleet"),
-            lease: login("everbeat_lease"),
-            control_connections_max: 4,
-            fleet_connections_max: 8,
-            connect_deadline: Duration::from_secs(2),
-            statement_deadline: Duration::from_millis(1_500),
-        }
+        store_settings(&[self.port()], database)
     }
 
     /// A text that `tokio_postgres::connect` takes, as the superuser.
@@ -116,6 +102,26 @@ impl TestCluster {
     }
 }
 
+/// Connection settings for one database of the servers at these ports.
+pub fn store_settings(ports: &[u16], database: &str) -> StoreSettings {
+    let login = |user: &str| Login { user: user.to_owned(), password: PASSWORD.to_owned().into() };
+    StoreSettings {
+        hosts: ports.iter().map(|port| ("127.0.0.1".to_owned(), *port)).collect(),
+        database: database.to_owned(),
+        tls: TlsMode::Disable,
+        ca_file: None,
+        owner: Some(login(OWNER)),
+        control: login("everbeat_control"),
+        fleet: login("everbeat_fleet"),
+        lease: login("everbeat_lease"),
+        durability: Policy::Single,
+        control_connections_max: 4,
+        fleet_connections_max: 8,
+        connect_deadline: Duration::from_secs(2),
+        statement_deadline: Duration::from_millis(1_500),
+    }
+}
+
 /// A directory of this test process that an unprivileged user may enter.
 pub fn scratch_dir(kind: &str) -> PathBuf {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -144,7 +150,7 @@ impl TestStore {
         let settings = Arc::new(settings);
         let tasks = Tasks::new(Shutdown::new());
         let random = Random::seeded(7);
-        let mut primary = primary::track(settings.clone(), &tasks);
+        let mut primary = primary::track(settings.clone(), &tasks).primary;
         let fleet = FleetStore::start(settings.clone(), primary.clone(), &tasks, random.clone());
         let control = ControlStore::start(settings.clone(), primary.clone(), &tasks, random.clone());
         let found = primary::wait_for_primary(&mut primary, Duration::from_secs(10)).await;

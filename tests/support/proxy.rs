@@ -11,6 +11,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
+/// The message Query of PostgreSQL's protocol with this text.
+const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+
 /// When to cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -19,6 +22,8 @@ pub enum Cut {
     AfterRequest = 1,
     /// When bytes of the server arrive: the caller does not get them.
     BeforeAnswer = 2,
+    /// As soon as a COMMIT of the caller has been passed on to a database.
+    AfterCommit = 3,
 }
 
 pub struct Proxy {
@@ -56,9 +61,14 @@ impl Proxy {
 /// Ends both connections when either direction ends.
 async fn pass(caller: TcpStream, server: TcpStream, cut: Arc<AtomicU8>, swallowed: Arc<AtomicUsize>) {
     let ((from_caller, to_caller), (from_server, to_server)) = (caller.into_split(), server.into_split());
-    let there = copy(from_caller, to_server, |_| false, |_| cut.load(Ordering::SeqCst) == Cut::AfterRequest as u8);
-    let before = |bytes: usize| {
-        let now = bytes > 0 && cut.load(Ordering::SeqCst) == Cut::BeforeAnswer as u8;
+    let after = |bytes: &[u8]| match cut.load(Ordering::SeqCst) {
+        now if now == Cut::AfterRequest as u8 => true,
+        now if now == Cut::AfterCommit as u8 => bytes.windows(COMMIT.len()).any(|window| window == COMMIT),
+        _ => false,
+    };
+    let there = copy(from_caller, to_server, |_| false, after);
+    let before = |bytes: &[u8]| {
+        let now = !bytes.is_empty() && cut.load(Ordering::SeqCst) == Cut::BeforeAnswer as u8;
         swallowed.fetch_add(usize::from(now), Ordering::SeqCst);
         now
     };
@@ -72,13 +82,14 @@ async fn pass(caller: TcpStream, server: TcpStream, cut: Arc<AtomicU8>, swallowe
 async fn copy(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    before: impl Fn(usize) -> bool,
-    after: impl Fn(usize) -> bool,
+    before: impl Fn(&[u8]) -> bool,
+    after: impl Fn(&[u8]) -> bool,
 ) {
     let mut step = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut step).await.unwrap_or(0);
-        if read == 0 || before(read) || to.write_all(&step[..read]).await.is_err() || after(read) {
+        let bytes = &step[..read];
+        if read == 0 || before(bytes) || to.write_all(bytes).await.is_err() || after(bytes) {
             return;
         }
     }

@@ -93,6 +93,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// One that came over another protocol.
+    pub fn of(status: u16, headers: Vec<(String, String)>, body: Vec<u8>) -> Self {
+        Self { status, headers, body }
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
@@ -178,6 +183,11 @@ impl Wire {
     /// Has an answer begun to arrive within `limit`?
     pub async fn answers_within(&mut self, limit: Duration) -> bool {
         !self.came.is_empty() || tokio::time::timeout(limit, self.more()).await.is_ok_and(|more| more.is_some())
+    }
+
+    /// Has the other side closed it? Looks for a moment.
+    pub async fn has_ended(&mut self) -> bool {
+        tokio::time::timeout(Duration::from_millis(20), self.more()).await.is_ok_and(|more| more.is_none())
     }
 
     async fn read_answer(&mut self) -> Option<Answer> {

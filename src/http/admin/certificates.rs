@@ -2,8 +2,6 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use super::devices::checked;
 use super::resolve;
@@ -13,34 +11,21 @@ use crate::http::api::AdminApi;
 use crate::http::authn::Operator;
 use crate::http::error::ApiError;
 use crate::http::extract::{OptionalJson, PathOf, Query};
-use crate::http::page::Paging;
+use crate::http::page::{PageQuery, Paging};
 use crate::http::reference::DeviceRef;
 use crate::store::credential_views::{self, CredentialFilter, CredentialView};
 use crate::store::credentials;
 use crate::wire::Page;
 use crate::wire::admin::{Certificate, Reason, Revocation};
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub struct CertificatesQuery {
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    cursor: Option<String>,
-}
-
 pub async fn list(
     State(api): State<AdminApi>,
     operator: Operator,
     PathOf(device): PathOf<DeviceRef>,
-    Query(asked): Query<CertificatesQuery>,
+    Query(asked): Query<PageQuery>,
 ) -> Result<Json<Page<Certificate>>, ApiError> {
     let device = resolve::device(&api, &operator, device).await?.id;
-    let paging = Paging::<(i64, String)>::new(
-        "/v1/devices/{device}/certificates",
-        &device,
-        asked.limit,
-        asked.cursor.as_deref(),
-    )?;
+    let paging = Paging::<(i64, String)>::asked("/v1/devices/{device}/certificates", &device, &asked)?;
     let before = paging.after_as(|(at, print)| Some((from_unix_us(*at)?, print.parse().ok()?)))?;
     let filter = CredentialFilter { device: Some(device), before, ..CredentialFilter::default() };
     let rows = credential_views::list(&api.store, filter, paging.fetch()).await?;

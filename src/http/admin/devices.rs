@@ -97,7 +97,6 @@ pub async fn suspend(
     if_match: IfMatch,
     OptionalJson(reason): OptionalJson<Reason>,
 ) -> Result<Versioned<Device>, ApiError> {
-    let device = resolve::device(&api, &operator, device).await?;
     switch(&api, &operator, (device, DeviceState::Suspended), &if_match, reason).await
 }
 
@@ -108,7 +107,6 @@ pub async fn resume(
     if_match: IfMatch,
     OptionalJson(reason): OptionalJson<Reason>,
 ) -> Result<Versioned<Device>, ApiError> {
-    let device = resolve::device(&api, &operator, device).await?;
     switch(&api, &operator, (device, DeviceState::Active), &if_match, reason).await
 }
 
@@ -116,10 +114,11 @@ pub async fn resume(
 async fn switch(
     api: &AdminApi,
     operator: &Operator,
-    (device, to): (DeviceView, DeviceState),
+    (device, to): (DeviceRef, DeviceState),
     if_match: &IfMatch,
     reason: Reason,
 ) -> Result<Versioned<Device>, ApiError> {
+    let device = resolve::device(api, operator, device).await?;
     let reason = checked(reason)?;
     let expected = if_match.expected(device.row_version)?;
     let by = operator.caller().subject.clone();

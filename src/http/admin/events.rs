@@ -43,8 +43,12 @@ pub async fn list(
 ) -> Result<Json<EventPage>, ApiError> {
     let order = asked.order.unwrap_or(Order::Asc);
     // The scope is not sealed: a change of roles changes what is seen from then on, as everywhere.
-    let filters = (&asked.fleet, &asked.device, &asked.kind, order);
-    let paging = Paging::<Position>::new("/v1/events", &filters, asked.limit, asked.cursor.as_deref())?;
+    let paging = |order, limit, cursor| {
+        let filters = (&asked.fleet, &asked.device, &asked.kind, order);
+        Paging::<Position>::new("/v1/events", &filters, limit, cursor)
+    };
+    let upwards = paging(Order::Asc, None, None)?;
+    let paging = paging(order, asked.limit, asked.cursor.as_deref())?;
     let filter = EventFilter {
         scope: match &asked.fleet {
             Some(name) => Some(vec![resolve::fleet_named(&api, &operator, name).await?.0]),
@@ -60,8 +64,13 @@ pub async fn list(
     };
     let found = event_views::page(&api.store, filter, paging.fetch()).await?;
     let Page { items, next } = paging.page(found.rows, EventView::position);
-    // On the last page all was seen up to the end, whatever the filter let through.
-    let resume = if order == Order::Desc { None } else { next.clone().or_else(|| paging.cursor(&found.end)) };
+    // On the last page all was seen up to the end, whatever the filter let through. The first page of the newest ends
+    // there as well: who has seen it goes on upwards from it.
+    let resume = match (order, paging.after) {
+        (Order::Asc, _) => next.clone().or_else(|| paging.cursor(&found.end)),
+        (Order::Desc, None) => upwards.cursor(&found.end),
+        (Order::Desc, Some(_)) => None,
+    };
     Ok(Json(EventPage { items: items.into_iter().map(Event::from).collect(), next, resume }))
 }
 

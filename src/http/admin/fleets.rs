@@ -5,8 +5,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::LOCATION;
 use axum::response::IntoResponse;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use super::{creation, resolve};
 use crate::domain::ids::FleetId;
@@ -15,7 +13,7 @@ use crate::http::api::AdminApi;
 use crate::http::authn::Operator;
 use crate::http::error::ApiError;
 use crate::http::extract::{Check, Creation, PathOf, Query};
-use crate::http::page::Paging;
+use crate::http::page::{PageQuery, Paging};
 use crate::http::precondition::etag;
 use crate::http::reference::FleetRef;
 use crate::identity::new_id;
@@ -24,20 +22,12 @@ use crate::store::idempotency::Made;
 use crate::wire::Page;
 use crate::wire::admin::{Fleet, NewFleet};
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub struct FleetsQuery {
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    cursor: Option<String>,
-}
-
 pub async fn list(
     State(api): State<AdminApi>,
     operator: Operator,
-    Query(asked): Query<FleetsQuery>,
+    Query(asked): Query<PageQuery>,
 ) -> Result<Json<Page<Fleet>>, ApiError> {
-    let paging = Paging::<String>::new("/v1/fleets", &(), asked.limit, asked.cursor.as_deref())?;
+    let paging = Paging::<String>::asked("/v1/fleets", &(), &asked)?;
     let filter = FleetFilter { scope: operator.scope_ids(), after: paging.after.clone(), ..FleetFilter::default() };
     let fleets = fleets::list(&api.store, filter, paging.fetch()).await?;
     let fleets = fleets.into_iter().map(Fleet::from).collect();

@@ -2,33 +2,23 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use crate::http::api::AdminApi;
 use crate::http::authn::Operator;
 use crate::http::error::ApiError;
 use crate::http::extract::Query;
-use crate::http::page::Paging;
+use crate::http::page::{PageQuery, Paging};
 use crate::store::leases;
 use crate::wire::Page;
 use crate::wire::admin::Lease;
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub struct LeasesQuery {
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    cursor: Option<String>,
-}
-
 pub async fn list(
     State(api): State<AdminApi>,
     operator: Operator,
-    Query(asked): Query<LeasesQuery>,
+    Query(asked): Query<PageQuery>,
 ) -> Result<Json<Page<Lease>>, ApiError> {
     operator.allow_anywhere()?;
-    let paging = Paging::<String>::new("/v1/leases", &(), asked.limit, asked.cursor.as_deref())?;
+    let paging = Paging::<String>::asked("/v1/leases", &(), &asked)?;
     // One for each duty: few, and read whole.
     let leases = leases::list(&api.store).await?.into_iter().map(Lease::from);
     let leases = leases.filter(|lease| paging.after.as_ref().is_none_or(|after| lease.role > *after)).collect();

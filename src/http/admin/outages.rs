@@ -2,33 +2,23 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use crate::http::api::AdminApi;
 use crate::http::authn::Operator;
 use crate::http::error::ApiError;
 use crate::http::extract::Query;
-use crate::http::page::Paging;
+use crate::http::page::{PageQuery, Paging};
 use crate::store::replica_views::{self, OutageView};
 use crate::wire::Page;
 use crate::wire::admin::Outage;
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub struct OutagesQuery {
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    cursor: Option<String>,
-}
-
 pub async fn list(
     State(api): State<AdminApi>,
     operator: Operator,
-    Query(asked): Query<OutagesQuery>,
+    Query(asked): Query<PageQuery>,
 ) -> Result<Json<Page<Outage>>, ApiError> {
     operator.allow_anywhere()?;
-    let paging = Paging::<i64>::new("/v1/outages", &(), asked.limit, asked.cursor.as_deref())?;
+    let paging = Paging::<i64>::asked("/v1/outages", &(), &asked)?;
     let rows = replica_views::outages(&api.store, paging.after, paging.fetch()).await?;
     Ok(Json(paging.page(rows.into_iter().map(Outage::from).collect(), |outage| outage.id)))
 }

@@ -2,34 +2,24 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::http::api::AdminApi;
 use crate::http::authn::Operator;
 use crate::http::error::ApiError;
 use crate::http::extract::Query;
-use crate::http::page::Paging;
+use crate::http::page::{PageQuery, Paging};
 use crate::store::replica_views::{self, ReplicaView};
 use crate::wire::Page;
 use crate::wire::admin::Replica;
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub struct ReplicasQuery {
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    cursor: Option<String>,
-}
-
 pub async fn list(
     State(api): State<AdminApi>,
     operator: Operator,
-    Query(asked): Query<ReplicasQuery>,
+    Query(asked): Query<PageQuery>,
 ) -> Result<Json<Page<Replica>>, ApiError> {
     operator.allow_anywhere()?;
-    let paging = Paging::<Uuid>::new("/v1/replicas", &(), asked.limit, asked.cursor.as_deref())?;
+    let paging = Paging::<Uuid>::asked("/v1/replicas", &(), &asked)?;
     let rows = replica_views::replicas(&api.store, paging.after, paging.fetch()).await?;
     Ok(Json(paging.page(rows.into_iter().map(Replica::from).collect(), |replica| replica.id)))
 }

@@ -1,9 +1,12 @@
 //! `POST /v1/heartbeat` and `POST /v1/goodbye`
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use crate::domain::presence::Said;
 use crate::http::api::DeviceApi;
 use crate::http::authn::WithCertAndToken;
 use crate::http::error::ApiError;
@@ -22,15 +25,19 @@ pub async fn beat(
     OptionalJson(asked): OptionalJson<HeartbeatRequest>,
 ) -> Result<Json<HeartbeatAnswer>, ApiError> {
     let interval_fits = asked.interval_s.is_none_or(|seconds| (1..=INTERVAL_MAX_S).contains(&seconds));
+    let seq = asked.seq.map(i64::try_from).transpose();
     Check::new()
+        .that(seq.is_ok(), "/seq", "0 to 9223372036854775807")
         .that(interval_fits, "/interval_s", "1 to 2592000 seconds")
         .that(asked.status.as_deref().is_none_or(fits), "/status", "at most 256 characters")
         .done()?;
     let requested_ms = asked.interval_s.and_then(|seconds| i64::try_from(seconds.saturating_mul(1_000)).ok());
-    let reply = api.presence.heartbeat(Contact { requested_ms, heartbeat: true, ..contact(proof.caller()) }).await?;
+    let contact = Contact { requested_ms, heartbeat: true, ..contact(proof.caller()) };
+    let said = Said { seq: seq.ok().flatten(), status: asked.status.map(Arc::from) };
+    let reply = api.presence.heartbeat(contact, said).await?;
     Ok(Json(HeartbeatAnswer {
         next_in_s: (reply.next_in.as_secs_f64() * 1_000.0).round() / 1_000.0,
-        server_time: api.clock.wall(),
+        server_time: reply.at,
         messages: 0,
     }))
 }

@@ -96,7 +96,7 @@ mod tests {
             ((0, 0, 1), 422),
         ];
         for ((stored, duplicates, rejected_total), expected) in table {
-            let answer = ReadingsAnswer { stored, duplicates, rejected_total, rejected: Vec::new() };
+            let answer = ReadingsAnswer { stored, duplicates, rejected_total, rejected: Vec::new(), durability: None };
             assert_eq!(status(&answer).as_u16(), expected, "{answer:?}");
         }
     }

@@ -27,7 +27,7 @@ use crate::domain::time::{Clock, unix_us};
 use crate::lifecycle::shutdown::Shutdown;
 use crate::lifecycle::tasks::{self, Tasks};
 use crate::net::{
-    ClientAuth, ConnInfo, ConnectionSettings, Listener, ListenerSettings, Peer, TlsHandle, TlsSettings,
+    Clearing, ClientAuth, ConnInfo, ConnectionSettings, Listener, ListenerSettings, Peer, TlsHandle, TlsSettings,
     UnverifiedSettings, bind, serve,
 };
 
@@ -120,7 +120,10 @@ impl Rig {
         let tasks = Tasks::new(Shutdown::new());
         let (go, waiting) = (Turns::none(), Turns::none());
         let service = echo(go.clone(), waiting.clone());
-        tasks.essential("listener", serve(socket, Arc::new(settings), tls.clone(), tasks.clone(), service));
+        tasks.essential(
+            "listener",
+            serve(socket, Arc::new(settings), tls.clone(), Clearing::never(), tasks.clone(), service),
+        );
         Self { address, tasks, tls, files, server_ca, root, issuing, go, waiting }
     }
 

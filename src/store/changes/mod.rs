@@ -4,7 +4,8 @@
 //! - The doorbell, a NOTIFY without content, is rung after the commit and in a transaction of its own that waits for
 //!   no standby: a notifier that waits holds the queue's lock and would block every other NOTIFY. A ring that is
 //!   lost costs time only, for followers poll.
-//! - Numbers are drawn before their commit, so readers go by `xid` and the xmin of their snapshots, never by `id`.
+//! - Numbers are drawn before their commit, so readers go by `xid` and by what their last snapshot could not see,
+//!   never by `id`.
 //!
 //! Deliberately absent: contents. A follower loads what it needs when it is asked for it.
 
@@ -89,6 +90,9 @@ pub enum ChangeError {
     /// The row's version is another one than the caller expected (`If-Match`).
     #[error("the row has changed")]
     PreconditionFailed,
+    /// A field that only the database can judge. `pointer`: JSON Pointer into the request.
+    #[error("{detail}")]
+    BadField { pointer: &'static str, detail: &'static str },
     /// The present state does not allow it; the sentence is for the caller.
     #[error("{0}")]
     Conflict(&'static str),

@@ -1,16 +1,17 @@
 -- presence_flush: the contacts of many devices, given as ages against an anchor ($7) read in this transaction
 -- $1 device_id, $2 age_us, $3 fingerprint, $4 contacts, $5 promise_ms or null, $6 promise_age_us or null; $8 replica
+-- $9 the device's own counter or null, $10 its status or null
 with contact as materialized (
-  select c.device_id, c.fingerprint, c.beats, c.promise_ms,
+  select c.device_id, c.fingerprint, c.beats, c.promise_ms, c.seq, c.status,
          least($7::timestamptz - c.age_us * interval '1 microsecond', clock_timestamp()) as at,
          $7::timestamptz - c.promise_age_us * interval '1 microsecond' as promised_at
-  from unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bigint[])
-    as c (device_id, age_us, fingerprint, beats, promise_ms, promise_age_us)),
+  from unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bigint[], $9::bigint[], $10::text[])
+    as c (device_id, age_us, fingerprint, beats, promise_ms, promise_age_us, seq, status)),
 locked as materialized (  -- in one order everywhere, or two flushes deadlock
   select device_id, state, state_since, last_seen from presence
   where device_id = any($1::uuid[]) order by device_id for update),
 live as materialized (
-  select c.device_id, c.at, c.beats, c.promise_ms, d.fleet_id, l.state as previous,
+  select c.device_id, c.at, c.beats, c.promise_ms, c.seq, c.status, d.fleet_id, l.state as previous,
          -- A state_since in the future is a clock that was set back: then it holds nobody offline.
          l.state = 0 or (l.state <> 1 and (c.at > l.state_since or l.state_since > clock_timestamp())) as revives,
          coalesce(c.promised_at > coalesce(l.last_seen, '-infinity'), false) as promises,
@@ -30,7 +31,9 @@ changed as (
     promised_until = case when v.revives then null else p.promised_until end,
     hb_seq = p.hb_seq + v.beats,
     status_seq = p.status_seq + v.revives::int,
-    replica = case when v.newest then $8::uuid else p.replica end
+    replica = case when v.newest then $8::uuid else p.replica end,
+    device_seq = case when v.newest or v.promises then coalesce(v.seq, p.device_seq) else p.device_seq end,
+    device_status = case when (v.newest or v.promises) and v.status is not null then nullif(v.status, '') else p.device_status end
   from live v where p.device_id = v.device_id
   returning p.device_id, p.status_seq, v.fleet_id, v.revives, v.previous, v.at),
 announced as (

@@ -16,12 +16,15 @@ extended as (  -- an outage that goes on is one row
   update outages o set ended_at = v.now from verdict v
   where v.cause is not null and v.now >= o.started_at
     and o.id = (select max(id) from outages where replica is null and ended_at = v.previous)
-  returning 1),
+  returning o.id),
 opened as (
   insert into outages (started_at, ended_at, cause)
   select least(coalesce(previous, now), now), now, cause from verdict
   where cause is not null and not exists (select from extended)
   returning 1),
+clamped as (  -- the clock that wrote these was ahead of this one: they would excuse silence that is still to come
+  update outages o set started_at = least(o.started_at, v.now), ended_at = v.now from verdict v
+  where o.ended_at > v.now and o.id not in (select id from extended)),
 moved as (  -- never backwards on one postmaster: the sweep stops until the clock has caught up
   insert into tick as t (one, at, timeline, postmaster_start, replica)
   select true, now, timeline, postmaster_start, $1::uuid from verdict

@@ -1,11 +1,11 @@
 -- trim_events: drops old events, under the fence, and says up to where
--- $1 role, $2 epoch, $3 timeline, $4 age in ms, $5 rows at most
+-- $1 role, $2 epoch, $3 timeline, $4 age in ms, $5 rows at most, $6 the time to count from: see store/retention.rs
 with fence as (
   select role, epoch, timeline from leader_epoch
   where role = $1::text and epoch = $2::bigint and timeline = $3::int for share),
 due as materialized (
   select o.id from (select id, at from events order by id limit $5::bigint) o
-  where o.at < clock_timestamp() - $4::bigint * interval '1 millisecond'),
+  where o.at < $6::timestamptz - $4::bigint * interval '1 millisecond'),
 gone as (
   delete from events t using due, fence where t.id = due.id returning t.xid, t.id),
 floor as (

@@ -1,11 +1,11 @@
 -- trim_leader_effects: drops old records of what leaders did, under the fence
--- $1 role, $2 epoch, $3 timeline, $4 age in ms, $5 rows at most
+-- $1 role, $2 epoch, $3 timeline, $4 age in ms, $5 rows at most, $6 the time to count from: see store/retention.rs
 with fence as (
   select role, epoch, timeline from leader_epoch
   where role = $1::text and epoch = $2::bigint and timeline = $3::int for share),
 due as materialized (
   select seq from leader_effects
-  where at < clock_timestamp() - $4::bigint * interval '1 millisecond' order by at limit $5::bigint),
+  where at < $6::timestamptz - $4::bigint * interval '1 millisecond' order by at limit $5::bigint),
 gone as (
   delete from leader_effects t using due, fence where t.seq = due.seq returning 1),
 noted as (

@@ -1,11 +1,11 @@
 -- trim_outages: drops outages that are told no more and can be taken out of no silence any more, under the fence
--- $1 role, $2 epoch, $3 timeline, $4 age in ms, $5 rows at most
+-- $1 role, $2 epoch, $3 timeline, $4 age in ms, $5 rows at most, $6 the time to count from: see store/retention.rs
 -- Kept beyond their age: those within the longest deadline of any fleet, and a day.
 with fence as (
   select role, epoch, timeline from leader_epoch
   where role = $1::text and epoch = $2::bigint and timeline = $3::int for share),
 kept as materialized (
-  select clock_timestamp() - greatest($4::bigint, coalesce(max(heartbeat_interval_max_ms), 0) * 33 / 10 + 86400000)
+  select $6::timestamptz - greatest($4::bigint, coalesce(max(heartbeat_interval_max_ms), 0) * 33 / 10 + 86400000)
                              * interval '1 millisecond' as since
   from fleets),
 due as materialized (

@@ -8,10 +8,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::client::admin::percent;
-use crate::client::{AdminClient, ClientSettings, Context};
+use crate::client::{AdminClient, ClientSettings, Context, EventFeed};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 
@@ -96,7 +95,7 @@ struct EventsArgs {
     /// Of this device (its id, or FLEET/NAME)
     #[arg(long)]
     device: Option<String>,
-    /// At most so many
+    /// The newest, at most so many (1000)
     #[arg(long, default_value_t = 20)]
     limit: usize,
     /// Go on and print what is new
@@ -145,26 +144,18 @@ async fn readings(client: &AdminClient, args: ReadingsArgs, json: bool) -> anyho
 /// Prints the newest events, oldest first; with `follow`, then those that come.
 async fn events(client: &AdminClient, args: EventsArgs, json: bool) -> anyhow::Result<()> {
     let query = given([("device", args.device.map(|device| reference(&device)))]);
-    let mut last_seen = i64::MIN;
-    let mut limit = args.limit;
+    let mut feed = EventFeed::new(client.clone(), query);
+    let mut items = feed.newest(args.limit).await?;
     loop {
-        let mut items = fetch(client, "/v1/events", query.clone(), limit).await?;
-        items.retain(|item| id(item) > last_seen);
-        items.sort_by_key(id);
-        last_seen = items.last().map_or(last_seen, id);
         if !items.is_empty() {
             show::print(&items, json, show::events)?;
         }
         if !args.follow {
             return Ok(());
         }
-        limit = PAGE_MAX;
         tokio::time::sleep(FOLLOW_EVERY).await;
+        items = feed.next().await.context("some events may have been missed")?;
     }
-}
-
-fn id(event: &Value) -> i64 {
-    event.get("id").and_then(Value::as_i64).unwrap_or(i64::MIN)
 }
 
 /// `FLEET/NAME` as the path element `name:<fleet>:<name>`; anything else as it is.

@@ -4,10 +4,11 @@
 //! Everything that is kept is under one directory, and a second start goes on with it. Every step finds out what is
 //! there already, so a start after `kill -9` at any point works.
 
-mod place;
+pub(in crate::tools) mod place;
 pub mod postgres;
-mod replicas;
+pub(in crate::tools) mod replicas;
 mod screen;
+pub(in crate::tools) mod standby;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -126,7 +127,7 @@ fn step(what: &str) {
 }
 
 /// The first signal drains; the second aborts.
-fn stop_on_signal(shutdown: &Shutdown) -> anyhow::Result<()> {
+pub(in crate::tools) fn stop_on_signal(shutdown: &Shutdown) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -166,8 +167,9 @@ async fn start_cluster(place: &Place) -> Result<Cluster, String> {
 
 /// Writes each replica's settings file, and returns the first's.
 fn settings(place: &Place, ports: Ports, database_port: u16) -> Result<(PathBuf, Settings), String> {
+    let hosts = [format!("127.0.0.1:{database_port}")];
     for index in 0..ports.count {
-        place.write(&format!("replica-{}.toml", index + 1), &ports.settings_toml(index, place, database_port)?)?;
+        place.write(&format!("replica-{}.toml", index + 1), &ports.settings_toml(index, place, &hosts, "")?)?;
     }
     let first = place.path("replica-1.toml");
     let (_, settings) = config::load(std::slice::from_ref(&first)).map_err(|errors| errors.to_string())?;
@@ -175,7 +177,11 @@ fn settings(place: &Place, ports: Ports, database_port: u16) -> Result<(PathBuf,
 }
 
 /// Database, schema, PKI and the operator's token: whatever of them is missing.
-async fn prepare(settings: &Settings, place: &Place, random: Random) -> Result<SecretString, String> {
+pub(in crate::tools) async fn prepare(
+    settings: &Settings,
+    place: &Place,
+    random: Random,
+) -> Result<SecretString, String> {
     let tasks = Tasks::new(Shutdown::new());
     let outcome = async {
         deploy::create_database(settings).await?;
@@ -210,7 +216,8 @@ async fn fleet_and_token(admin: &AdminClient, args: &DevArgs) -> Result<Enrollme
         let _: Fleet = admin.post("/v1/fleets", &fleet).await?;
     }
     let uses_max = Some(i32::try_from(args.devices).unwrap_or(i32::MAX).saturating_add(100));
-    let request = NewEnrollmentToken { fleet: FLEET.to_owned(), uses_max, expires_in_s: Some(86_400) };
+    let request =
+        NewEnrollmentToken { fleet: FLEET.to_owned(), uses_max, expires_in_s: Some(86_400), ..Default::default() };
     admin.post("/v1/enrollment-tokens", &request).await
 }
 

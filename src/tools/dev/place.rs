@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::postgres;
 use crate::domain::digest;
 
-pub(super) struct Place {
+pub(in crate::tools) struct Place {
     root: PathBuf,
     database: PathBuf,
     /// Ends with the process.
@@ -16,7 +16,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn open(dir: &Path) -> Result<Self, String> {
+    pub(in crate::tools) fn open(dir: &Path) -> Result<Self, String> {
         let say = |error: std::io::Error| format!("cannot use {}: {error}", dir.display());
         fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(say)?;
         let root = dir.canonicalize().map_err(say)?;
@@ -24,7 +24,7 @@ impl Place {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(format!("another `everbeat dev` runs in {}: stop it first", root.display()));
+                return Err(format!("another Everbeat runs in {}: stop it first", root.display()));
             }
             Err(TryLockError::Error(error)) => return Err(say(error)),
         }
@@ -32,25 +32,25 @@ impl Place {
         Ok(Self { root, database, _lock: lock })
     }
 
-    pub(super) fn root(&self) -> &Path {
+    pub(in crate::tools) fn root(&self) -> &Path {
         &self.root
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(in crate::tools) fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    pub(super) fn database_dir(&self) -> &Path {
+    pub(in crate::tools) fn database_dir(&self) -> &Path {
         &self.database
     }
 
-    pub(super) fn read(&self, name: &str) -> Result<String, String> {
+    pub(in crate::tools) fn read(&self, name: &str) -> Result<String, String> {
         let path = self.path(name);
         fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
     }
 
     /// Replaces a file that only its owner may read.
-    pub(super) fn write(&self, name: &str, text: &str) -> Result<(), String> {
+    pub(in crate::tools) fn write(&self, name: &str, text: &str) -> Result<(), String> {
         let (path, fresh) = (self.path(name), self.path(&format!("{name}.new")));
         let write = || {
             let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
@@ -62,7 +62,7 @@ impl Place {
     }
 
     /// Removes a directory with all that is in it.
-    pub(super) fn remove(&self, name: &str) -> Result<(), String> {
+    pub(in crate::tools) fn remove(&self, name: &str) -> Result<(), String> {
         let path = self.path(name);
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -73,7 +73,7 @@ impl Place {
     }
 
     /// The password of one database user: made once, then kept.
-    pub(super) fn password(&self, user: &str) -> Result<String, String> {
+    pub(in crate::tools) fn password(&self, user: &str) -> Result<String, String> {
         let name = format!("password-{user}");
         if let Ok(text) = fs::read_to_string(self.path(&name)) {
             return Ok(text);

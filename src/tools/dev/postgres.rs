@@ -12,8 +12,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::config::missing_programs;
+
 /// Major versions that Everbeat is tested with; the newest installed one is taken for a new cluster.
 const MAJORS: [u32; 4] = [18, 17, 16, 15];
+/// What the keeper's shell runs, itself included.
+const PROGRAMS: [&str; 3] = ["sh", "sleep", "rm"];
 /// Crash recovery may take a while after `kill -9`.
 const START_LIMIT: Duration = Duration::from_mins(1);
 /// The superuser of the private cluster, who owns the schema.
@@ -46,6 +50,14 @@ impl Cluster {
     /// # Errors
     /// One sentence that says what to do.
     pub fn start(options: &ClusterOptions) -> Result<Self, String> {
+        let missing = missing_programs(&PROGRAMS);
+        if !missing.is_empty() {
+            return Err(format!(
+                "{} not found in any directory of PATH: PostgreSQL is started and stopped with it; install the packages \
+                 `dash` and `coreutils`, or set PATH",
+                missing.join(", ")
+            ));
+        }
         let data = options.dir.join("data");
         let user = unprivileged_user()?;
         make_dir(options.dir, user)?;
@@ -97,7 +109,7 @@ impl Drop for Cluster {
 }
 
 /// `(uid, gid)` to run as when we are root.
-fn unprivileged_user() -> Result<Option<(u32, u32)>, String> {
+pub(super) fn unprivileged_user() -> Result<Option<(u32, u32)>, String> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
@@ -112,7 +124,7 @@ fn unprivileged_user() -> Result<Option<(u32, u32)>, String> {
         .ok_or_else(|| "PostgreSQL refuses to run as root, and there is no user postgres or nobody".to_owned())
 }
 
-fn make_dir(dir: &Path, user: Option<(u32, u32)>) -> Result<(), String> {
+pub(super) fn make_dir(dir: &Path, user: Option<(u32, u32)>) -> Result<(), String> {
     let say = |e: std::io::Error| format!("cannot prepare {}: {e}", dir.display());
     fs::create_dir_all(dir).map_err(say)?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(say)?;
@@ -134,7 +146,7 @@ pub fn passable(dir: &Path) -> bool {
 }
 
 /// The directory of the server's programs: of the data's major version, or the newest one installed.
-fn binaries(data: &Path) -> Result<PathBuf, String> {
+pub(super) fn binaries(data: &Path) -> Result<PathBuf, String> {
     let at = |major: u32| {
         let dirs = [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")];
         dirs.into_iter().map(PathBuf::from).find(|dir| dir.join("postgres").exists())
@@ -184,7 +196,7 @@ fn init(options: &ClusterOptions, bin: &Path, data: &Path, user: Option<(u32, u3
     fs::rename(&fresh, data).map_err(|e| format!("cannot move the new cluster into place: {e}"))
 }
 
-fn write_for(path: &Path, text: &str, user: Option<(u32, u32)>) -> std::io::Result<()> {
+pub(super) fn write_for(path: &Path, text: &str, user: Option<(u32, u32)>) -> std::io::Result<()> {
     let _ = fs::remove_file(path);
     let mut file = fs::File::create_new(path)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;

@@ -1,0 +1,2 @@
+-- drill_timeline: the timeline of this primary
+select current_timeline() as timeline
