@@ -21,6 +21,10 @@ use crate::lifecycle::tasks::Tasks;
 /// Between two renewals of a lease, by default: a fault meets any phase of it.
 const LEASE_INTERVAL: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// For so long around the beginning of a fault the load leaves no gaps.
+const RUSH: Duration = Duration::from_secs(1);
+/// It leads the fault by so much: each device has one request under way by then.
+const RUSH_LEAD: Duration = Duration::from_millis(100);
 /// How long what is not acknowledged is sent again in the end.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -173,6 +177,8 @@ impl Field {
                     // What comes after this fault keeps its distance from it.
                     began += now.elapsed();
                 }
+                load.rush(RUSH);
+                tokio::time::sleep(RUSH_LEAD).await;
                 self.inject(scenario, fault, active, notes).await?;
                 continue;
             }

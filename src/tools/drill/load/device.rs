@@ -153,11 +153,13 @@ async fn sense(lane: &mut Lane, member: &Member, awake: Option<Duration>) {
     while !lane.is_over() && end.is_none_or(|end| Instant::now() < end) {
         tokio::select! {
             () = sleep_until(next_at) => {}
+            () = lane.run.rush() => {}
             () = lane.run.stop.draining() => return,
             () = lane.over() => return,
         }
-        // What a slow call delayed is not made up for.
-        next_at = (next_at + pace).max(Instant::now());
+        // What a slow call delayed is not made up for, and what was sent in a rush is not saved later.
+        let now = Instant::now();
+        next_at = (next_at + pace).clamp(now, now + pace);
         match &last {
             Some(sent) if lane.random.chance(repeated_share) => {
                 let form = another(sent.form, sent.readings.len(), lane);

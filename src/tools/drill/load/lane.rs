@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -33,6 +34,17 @@ pub(super) struct Run {
     pub stop: Shutdown,
     pub counters: Counters,
     pub closed: Closed,
+    /// Until then nobody waits between two requests.
+    pub rush_until: watch::Sender<Instant>,
+}
+
+impl Run {
+    /// Resolves while requests are to follow one another without a pause.
+    pub async fn rush(&self) {
+        let mut until = self.rush_until.subscribe();
+        // The sender lives as long as `self`.
+        let _ = until.wait_for(|until| Instant::now() < *until).await;
+    }
 }
 
 /// Who is calling.

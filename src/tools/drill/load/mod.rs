@@ -29,6 +29,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -93,6 +95,7 @@ impl Load {
             stop: stop.clone(),
             counters: Counters::new(),
             closed: Closed::default(),
+            rush_until: watch::channel(Instant::now()).0,
         });
         let (outer, inner) = (tasks.shutdown().clone(), stop.clone());
         tasks.tracked(async move {
@@ -105,6 +108,12 @@ impl Load {
         let killable = workers::start(&population, &run, &sender, &workers);
         let (killable, silenced) = (Mutex::new(killable), Mutex::default());
         Ok(Self { population, run, workers, history, killable, silenced, _end: AbortOnDrop(stop) })
+    }
+
+    /// For so long each device sends its next readings as soon as the last are answered: a fault that comes now meets
+    /// requests under way, however fast the service is.
+    pub fn rush(&self, span: Duration) {
+        self.run.rush_until.send_replace(Instant::now() + span);
     }
 
     /// Counters for people who watch.

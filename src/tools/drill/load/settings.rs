@@ -7,7 +7,7 @@ use crate::client::ClientSettings;
 /// The limits of the load of one run. [`LoadSettings::usual`] is the drill's.
 #[derive(Clone, Debug)]
 pub struct LoadSettings {
-    /// Devices that send readings. Too few, and a short fault meets no request; too many, and the host is measured.
+    /// Devices that send readings. Too many, and the host is measured.
     pub devices: usize,
     /// The fleet's heartbeat interval, in whole seconds (1 to 86,400): what silence is judged by.
     pub heartbeat_interval_s: u64,
