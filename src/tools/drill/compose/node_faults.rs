@@ -92,10 +92,15 @@ async fn remove(engine: &Engine, id: &str, path: &str) -> Result<(), String> {
     engine.shell(id, "rm -f \"$1\"", &[path]).await?.success("removing a file").map(drop)
 }
 
-/// Hands the primary's role over to the synchronous standby; returns when Patroni says that it is done.
+/// What an exec ends with when its container does (128 + SIGKILL).
+const ENDED_WITH_CONTAINER: i64 = 137;
+
+/// Hands the primary's role over to the synchronous standby; returns when the primary's container, which starts again by
+/// itself, has stopped.
 pub(super) async fn switch_over(engine: &Engine, id: &str) -> Result<(), String> {
-    let command = ["patronictl", "switchover", "--force", "everbeat"].map(str::to_owned).to_vec();
-    engine.exec(id, command).await?.success("patronictl switchover").map(drop)
+    let command = vec!["/usr/local/lib/everbeat/switchover".to_owned()];
+    let output = engine.exec(id, command).await?;
+    if output.status == ENDED_WITH_CONTAINER { Ok(()) } else { output.success("the switchover").map(drop) }
 }
 
 /// Runs SQL as the superuser of a node.
