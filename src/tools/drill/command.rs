@@ -27,6 +27,9 @@ use crate::tools::dev;
 /// A fresh deployment's first state: elections, the first lease.
 const FIRST_HEALTHY: Duration = Duration::from_mins(3);
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// The exit status when every promise was kept and only figures are over their bounds, as on a machine that was busy with
+/// something else. 1: a promise was broken, or nothing was proved; 2: the command line.
+const ONLY_SLOW: u8 = 3;
 
 /// Injects faults into a running deployment under load, and judges what is left.
 #[derive(clap::Args, Debug)]
@@ -88,7 +91,7 @@ fn parse_devices(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Does what the arguments say. Success only when everything passed.
+/// Does what the arguments say. Success only when everything passed; see [`ONLY_SLOW`] for what else there is.
 pub async fn run(args: DrillArgs, clock: Clock, random: Random) -> anyhow::Result<ExitCode> {
     let outcome = match args.command {
         Some(DrillCommand::Check(args)) => return judge_files::run(&args),
@@ -96,18 +99,17 @@ pub async fn run(args: DrillArgs, clock: Clock, random: Random) -> anyhow::Resul
         None if args.run.list => Ok(list()),
         None => Box::pin(drill(args.run, clock, random)).await,
     };
-    let passed = outcome.map_err(anyhow::Error::msg)?;
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    outcome.map_err(anyhow::Error::msg)
 }
 
-fn list() -> bool {
+fn list() -> ExitCode {
     for scenario in scenarios::all() {
         print(&format!("{:<34} {}\n", scenario.name, scenario.about));
     }
-    true
+    ExitCode::SUCCESS
 }
 
-async fn drill(args: RunArgs, clock: Clock, random: Random) -> Result<bool, String> {
+async fn drill(args: RunArgs, clock: Clock, random: Random) -> Result<ExitCode, String> {
     let chosen = if args.smoke {
         scenarios::smoke()
     } else if args.only.is_empty() {
@@ -137,7 +139,11 @@ async fn drill(args: RunArgs, clock: Clock, random: Random) -> Result<bool, Stri
     let _ = tasks.finish(END_LIMIT).await;
     let report = report?;
     print(&report::table(&report));
-    Ok(report.passed() && report.scenarios.iter().all(|scenario| !scenario.runs.is_empty()))
+    Ok(match (report.passed(), report.only_slow()) {
+        (true, _) => ExitCode::SUCCESS,
+        (false, true) => ExitCode::from(ONLY_SLOW),
+        (false, false) => ExitCode::FAILURE,
+    })
 }
 
 async fn open(args: &RunArgs, dir: &Path, random: Random) -> Result<Deployment, String> {

@@ -66,6 +66,12 @@ impl RunReport {
         !self.scenarios.is_empty() && self.scenarios.iter().all(ScenarioReport::passed)
     }
 
+    /// Failed, but only because figures are over their bounds: no promise was broken, and each run proved enough.
+    pub fn only_slow(&self) -> bool {
+        let ran = !self.scenarios.is_empty() && self.scenarios.iter().all(|scenario| !scenario.runs.is_empty());
+        ran && !self.passed() && self.failed().all(|(_, run)| run.kept_promises())
+    }
+
     /// Runs that failed, with their scenario.
     pub fn failed(&self) -> impl Iterator<Item = (&ScenarioReport, &Run)> {
         self.scenarios.iter().flat_map(|scenario| scenario.failed().map(move |run| (scenario, run)))

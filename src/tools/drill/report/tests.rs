@@ -95,6 +95,19 @@ fn a_failure_tells_its_seed_and_its_command() {
 }
 
 #[test]
+fn slowness_alone_is_told_from_a_broken_promise() {
+    let (good, bad) = (Run::of(&valid(1, 2)), broken_run());
+    let late = FigureVerdict { figure: Figure::WriteGap, value: Some(9), bound: Some(5), held: false };
+    let slow = Run { figure_verdicts: vec![late], ..good.clone() };
+    let of = |runs: Vec<Run>| RunReport { scenarios: vec![scenario("x", runs)], ..report() };
+    assert!(of(vec![good.clone()]).passed() && !of(vec![good.clone()]).only_slow());
+    assert!(!of(vec![slow.clone()]).passed() && of(vec![slow.clone(), good]).only_slow());
+    assert!(!bad.kept_promises() && !of(vec![slow.clone(), bad]).only_slow());
+    assert!(!of(vec![slow, Run::aborted(1, "the engine went away")]).only_slow());
+    assert!(!of(Vec::new()).only_slow() && !of(Vec::new()).passed(), "nothing proves nothing");
+}
+
+#[test]
 fn figures_are_spread_over_the_runs() {
     let line = |value, held| FigureVerdict { figure: Figure::Takeover, value, bound: Some(5), held };
     let with = |line| Run { figure_verdicts: vec![line], ..Run::aborted(1, "") };
