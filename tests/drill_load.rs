@@ -133,7 +133,7 @@ async fn every_reading_is_accounted_for_and_stored_once() {
         let lost = rig.lost_answers();
         eventually(PATIENCE, async || {
             let swallowed = rig.proxy.swallowed();
-            rig.proxy.arm(Cut::BeforeAnswer);
+            rig.proxy.arm(Cut::BeforeLaterAnswer);
             eventually(PATIENCE, async || rig.proxy.swallowed() > swallowed).await;
             rig.proxy.arm(Cut::Never);
             load.wait_acknowledged_since(now_us()).await;

@@ -13,6 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// The message Query of PostgreSQL's protocol with this text.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+/// A TLS 1.3 handshake takes the caller two flights, in three reads at most; what comes after them is a request.
+const HANDSHAKE_READS: usize = 3;
 
 /// When to cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub enum Cut {
     AfterRequest = 1,
     /// When bytes of the server arrive: the caller does not get them.
     BeforeAnswer = 2,
+    /// The same, on connections that are past their handshake: whoever is cut in it takes the server for closed.
+    BeforeLaterAnswer = 4,
     /// As soon as a COMMIT of the caller has been passed on to a database.
     AfterCommit = 3,
 }
@@ -61,14 +65,20 @@ impl Proxy {
 /// Ends both connections when either direction ends.
 async fn pass(caller: TcpStream, server: TcpStream, cut: Arc<AtomicU8>, swallowed: Arc<AtomicUsize>) {
     let ((from_caller, to_caller), (from_server, to_server)) = (caller.into_split(), server.into_split());
-    let after = |bytes: &[u8]| match cut.load(Ordering::SeqCst) {
-        now if now == Cut::AfterRequest as u8 => true,
-        now if now == Cut::AfterCommit as u8 => bytes.windows(COMMIT.len()).any(|window| window == COMMIT),
-        _ => false,
+    let reads = AtomicUsize::new(0);
+    let after = |bytes: &[u8]| {
+        reads.fetch_add(1, Ordering::SeqCst);
+        match cut.load(Ordering::SeqCst) {
+            now if now == Cut::AfterRequest as u8 => true,
+            now if now == Cut::AfterCommit as u8 => bytes.windows(COMMIT.len()).any(|window| window == COMMIT),
+            _ => false,
+        }
     };
     let there = copy(from_caller, to_server, |_| false, after);
     let before = |bytes: &[u8]| {
-        let now = !bytes.is_empty() && cut.load(Ordering::SeqCst) == Cut::BeforeAnswer as u8;
+        let cut = cut.load(Ordering::SeqCst);
+        let later = cut == Cut::BeforeLaterAnswer as u8 && reads.load(Ordering::SeqCst) > HANDSHAKE_READS;
+        let now = !bytes.is_empty() && (cut == Cut::BeforeAnswer as u8 || later);
         swallowed.fetch_add(usize::from(now), Ordering::SeqCst);
         now
     };
