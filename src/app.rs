@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
+use crate::admission::Admission;
 use crate::config::Settings;
 use crate::domain::database_clock::DatabaseClock;
 use crate::domain::ids::ReplicaId;
@@ -127,14 +128,11 @@ pub async fn start(settings: Settings, ground: &Ground) -> Result<Running, Strin
     let presence = start_presence(&settings, ground, stores.fleet.clone(), (me, clock), &readiness);
     let clearing = Clearing::new(presence.blindness(), settings.presence.blind_close_over, ground.random.clone());
     start_jobs(&settings, ground, stores.primary.clone(), replica);
-    if settings.drill {
-        tracing::warn!(
-            "observe.drill is on: answers name their replica, and the database may be reached without TLS; not for production"
-        );
-    }
-    let drill = settings.drill.then_some(replica);
+    let drill = drilling(&settings).then_some(replica);
+    let admission = Admission::start(&settings.admission, ingest.clone(), ground.clock.clone(), &ground.tasks);
     let device_api = DeviceApi {
         identity: identity.clone(),
+        admission: admission.clone(),
         ingest,
         presence,
         clock: ground.clock.clone(),
@@ -144,6 +142,7 @@ pub async fn start(settings: Settings, ground: &Ground) -> Result<Running, Strin
     };
     let admin_api = AdminApi {
         identity,
+        admission,
         store: stores.control.clone(),
         fleet: stores.fleet.clone(),
         clock: ground.clock.clone(),
@@ -164,6 +163,15 @@ pub async fn start(settings: Settings, ground: &Ground) -> Result<Running, Strin
     accepting(ground, &readiness);
     tracing::info!(%replica, %device_addr, %admin_addr, %ops_addr, "serving");
     Ok(Running { replica, device_addr, admin_addr, ops_addr, readiness, tls, ca_bundle })
+}
+
+fn drilling(settings: &Settings) -> bool {
+    if settings.drill {
+        tracing::warn!(
+            "observe.drill is on: answers name their replica, and the database may be reached without TLS; not for production"
+        );
+    }
+    settings.drill
 }
 
 fn load_pki(settings: &Settings) -> Result<Arc<Pki>, String> {

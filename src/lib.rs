@@ -1,6 +1,7 @@
 //! Everbeat: a highly available IoT device service on PostgreSQL. ARCHITECTURE.md has the map of these modules,
 //! their ranks (a module imports only strictly lower ranks) and the invariants they keep.
 
+pub mod admission;
 pub mod app;
 pub mod cli;
 pub mod client;

@@ -30,6 +30,17 @@ pub(super) fn problems(keys: &Keys) -> Vec<String> {
     rule(identity.cache_operators_max > 0, "identity.cache_operators_max: at least 1");
     rule(devices.unverified_connections_max > 0, "devices.unverified_connections_max: at least 1, or nobody enrolls");
     rule(devices.unverified_requests_max > 0, "devices.unverified_requests_max: at least 1, or nobody enrolls");
+    let admission = &keys.admission;
+    // Below it, shares of a few percent come to nothing.
+    rule(admission.limit_min >= 20, "admission.limit_min: at least 20");
+    rule(admission.limit_max >= admission.limit_min, "admission.limit_max: at least admission.limit_min");
+    let initial = admission.limit_min..=admission.limit_max.max(admission.limit_min);
+    rule(
+        initial.contains(&admission.limit_initial),
+        "admission.limit_initial: from admission.limit_min to admission.limit_max",
+    );
+    rule(admission.device_burst > 0, "admission.device_burst: at least 1");
+    rule(admission.fleet_burst > 0, "admission.fleet_burst: at least 1");
     rule(keys.ops.connections_max > 0, "ops.connections_max: at least 1");
     for (key, bytes) in [("http", keys.http.body_max_bytes), ("ingest", keys.ingest.body_max_bytes)] {
         let sentence = format!("{key}.body_max_bytes: between {} and {}", BODY_BYTES.start(), BODY_BYTES.end());

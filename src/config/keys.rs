@@ -23,6 +23,7 @@ section!(Keys {
     database: Database,
     durability: Durability,
     ingest: Ingest,
+    admission: Admission,
     presence: Presence,
     leases: Leases,
 });
@@ -76,6 +77,15 @@ section!(Database {
 });
 section!(User { user: String, password: String, password_file: String });
 section!(Durability { policy: String });
+section!(Admission {
+    limit_min: u32,
+    limit_max: u32,
+    limit_initial: u32,
+    device_requests_per_s: u32,
+    device_burst: u32,
+    fleet_requests_per_s: u32,
+    fleet_burst: u32,
+});
 section!(Ingest {
     body_max_bytes: usize,
     items_max: usize,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::keys::User;
 use super::{ConfigErrors, Keys, bounds};
+use crate::admission::{AdmissionSettings, LimitSettings, Rate};
 use crate::http::HttpSettings;
 use crate::identity::CacheSettings;
 use crate::ingest::{IngestSettings, Limits};
@@ -42,6 +43,7 @@ pub struct Settings {
     pub caches: CacheSettings,
     pub store: Arc<StoreSettings>,
     pub ingest: IngestSettings,
+    pub admission: AdmissionSettings,
     pub presence: PresenceValues,
     pub jobs: JobsSettings,
 }
@@ -141,6 +143,7 @@ fn build(keys: &Keys, check: &mut Checker) -> Option<Settings> {
         },
         store: Arc::new(store?),
         ingest,
+        admission: admission(keys),
         presence: presence(keys),
         jobs,
     })
@@ -316,6 +319,16 @@ fn ingest(keys: &Keys) -> IngestSettings {
         commits_in_flight_max: i.commits_in_flight_max,
         queue_rows_max: i.queue_rows_max,
         queue_requests_max: i.queue_requests_max,
+    }
+}
+
+fn admission(keys: &Keys) -> AdmissionSettings {
+    let a = &keys.admission;
+    let rate = |per_second: u32, burst| Rate { per_second: per_second.into(), burst };
+    AdmissionSettings {
+        limit: LimitSettings { min: a.limit_min, max: a.limit_max, initial: a.limit_initial },
+        device_rate: rate(a.device_requests_per_s, a.device_burst),
+        fleet_rate: rate(a.fleet_requests_per_s, a.fleet_burst),
     }
 }
 

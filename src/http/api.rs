@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::admission::Admission;
 use crate::domain::ids::ReplicaId;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
@@ -33,6 +34,7 @@ pub struct HttpSettings {
 #[derive(Clone)]
 pub struct DeviceApi {
     pub identity: Identity,
+    pub admission: Admission,
     pub ingest: Ingest,
     pub presence: Presence,
     pub clock: Clock,
@@ -45,6 +47,7 @@ pub struct DeviceApi {
 #[derive(Clone)]
 pub struct AdminApi {
     pub identity: Identity,
+    pub admission: Admission,
     pub store: ControlStore,
     pub fleet: FleetStore,
     pub clock: Clock,
@@ -71,6 +74,8 @@ pub struct OpsApi {
 pub(super) struct Shared {
     pub identity: Option<Identity>,
     pub presence: Option<Presence>,
+    /// The ops listener has none: probes and scrapers are few, and have to be answered.
+    pub admission: Option<Admission>,
     /// Of a body of readings, before and after decompression.
     pub readings_max_bytes: usize,
     pub clock: Clock,
@@ -84,6 +89,7 @@ impl From<&DeviceApi> for Shared {
         Self {
             identity: Some(api.identity.clone()),
             presence: Some(api.presence.clone()),
+            admission: Some(api.admission.clone()),
             readings_max_bytes: api.ingest.limits().body_max_bytes,
             clock: api.clock.clone(),
             random: api.random.clone(),
@@ -98,6 +104,7 @@ impl From<&AdminApi> for Shared {
         Self {
             identity: Some(api.identity.clone()),
             presence: None,
+            admission: Some(api.admission.clone()),
             readings_max_bytes: api.settings.body_max_bytes,
             clock: api.clock.clone(),
             random: api.random.clone(),
@@ -112,6 +119,7 @@ impl From<&OpsApi> for Shared {
         Self {
             identity: None,
             presence: None,
+            admission: None,
             readings_max_bytes: api.settings.body_max_bytes,
             clock: api.clock.clone(),
             random: api.random.clone(),

@@ -1,12 +1,36 @@
 //! What the errors of the lower modules mean to a caller. Exhaustive on purpose: a new error is a decision here.
 
 use super::error::ApiError;
+use crate::admission::Refused;
 use crate::identity::{AuthError, IdentityError};
 use crate::ingest::{DecodeError, IngestError};
 use crate::presence::PresenceError;
 use crate::store::changes::ChangeError;
 use crate::store::{Fault, StoreError};
 use crate::wire::problem::Slug;
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let again = "Nothing was done. Send it again after the pause.";
+        match refused {
+            Refused::Full { class, pause } => {
+                Self::because(Slug::Overloaded, again).limit(class.limit_name()).retry_after(pause)
+            }
+            Refused::TooLate { pause } => Self::because(
+                Slug::Overloaded,
+                "A commit takes longer than X-Request-Deadline-Ms now. Nothing was done.",
+            )
+            .limit("deadline")
+            .retry_after(pause),
+            Refused::Device { pause } => Self::because(Slug::RateLimited, "This device sends too often.")
+                .limit("device_requests_per_s")
+                .retry_after(pause),
+            Refused::Fleet { pause } => Self::because(Slug::RateLimited, "The devices of this fleet send too often.")
+                .limit("fleet_requests_per_s")
+                .retry_after(pause),
+        }
+    }
+}
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {

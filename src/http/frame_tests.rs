@@ -79,6 +79,7 @@ fn shared() -> Shared {
     Shared {
         identity: None,
         presence: None,
+        admission: None,
         readings_max_bytes: 1_000,
         clock: Clock::manual(1_700_000_000_000_000),
         random: Random::seeded(7),

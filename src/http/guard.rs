@@ -2,8 +2,10 @@
 //! first, and the permission of the route becomes a proof.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
+use axum::http::HeaderName;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -15,6 +17,7 @@ use super::error::ApiError;
 use super::form;
 use super::frame::Row;
 use super::route::Permission;
+use crate::admission::{Permit, Refused};
 use crate::identity::{AuthError, DeviceCaller, Identity};
 use crate::net::{ConnInfo, Peer, Rejection};
 use crate::observe::net::Port;
@@ -24,6 +27,8 @@ use crate::wire::problem::{FieldError, Slug};
 /// The middleware of one route.
 pub async fn guard(State(row): State<Row>, request: Request, next: Next) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
+    // Held until there is an answer.
+    let _permit = enter(&row)?;
     // Probes and scrapers send what they like, and have to be answered.
     let refused = |media: &&'static str| row.info.port != Port::Ops && !accept::takes(&parts.headers, media);
     if let Some(media) = row.info.produces().filter(refused) {
@@ -32,6 +37,10 @@ pub async fn guard(State(row): State<Row>, request: Request, next: Next) -> Resu
     let bounds = bounds(&row);
     check_declared(&parts.headers, bounds)?;
     parts.extensions.insert(bounds);
+    if row.info.takes_readings {
+        let patience = patience(&row, &parts)?;
+        parts.extensions.insert(patience);
+    }
     let operator = authenticate(&row, &mut parts).await?;
     known_query(&row, &parts)?;
     let response = next.run(Request::from_parts(parts, body)).await;
@@ -39,6 +48,39 @@ pub async fn guard(State(row): State<Row>, request: Request, next: Next) -> Resu
         return Err(ApiError::internal("a handler succeeded without asking whether its operator may"));
     }
     Ok(response)
+}
+
+/// How long the caller waits for its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience(pub Duration);
+
+const DEADLINE: HeaderName = HeaderName::from_static("x-request-deadline-ms");
+
+fn enter(row: &Row) -> Result<Option<Permit>, ApiError> {
+    let Some(admission) = row.shared.admission.as_ref() else { return Ok(None) };
+    admission.enter(row.info.class).map(Some).map_err(|refused| shed(row, refused))
+}
+
+/// A caller of ours that is sent away did nothing wrong: its silence does not count.
+fn shed(row: &Row, refused: Refused) -> ApiError {
+    if let (Some(presence), Refused::Full { .. } | Refused::TooLate { .. }) = (row.shared.presence.as_ref(), refused) {
+        presence.shed();
+    }
+    refused.into()
+}
+
+/// What the header says, within our own deadline. A request that cannot be answered in time is not begun.
+fn patience(row: &Row, parts: &Parts) -> Result<Patience, ApiError> {
+    let own = row.shared.settings.submit_deadline;
+    let Some(value) = parts.headers.get(DEADLINE) else { return Ok(Patience(own)) };
+    let stated = value.to_str().ok().and_then(|text| text.parse::<u64>().ok()).map(Duration::from_millis);
+    let stated = stated.filter(|span| !span.is_zero()).ok_or_else(|| {
+        ApiError::because(Slug::Malformed, "X-Request-Deadline-Ms is a whole number of milliseconds, at least 1.")
+    })?;
+    if let Some(admission) = row.shared.admission.as_ref() {
+        admission.in_time(row.info.class, stated).map_err(|refused| shed(row, refused))?;
+    }
+    Ok(Patience(stated.min(own)))
 }
 
 /// A parameter that the route does not have is a mistake that the caller should hear of, as is one given twice. Callers
@@ -112,7 +154,11 @@ async fn device(row: &Row, parts: &Parts, with_token: bool) -> Result<Arc<Device
             _ => {}
         }
     }
-    Ok(Arc::new(judged?))
+    let caller = Arc::new(judged?);
+    if let Some(admission) = row.shared.admission.as_ref() {
+        admission.spend(row.info.class, caller.device.id, caller.device.fleet).map_err(|refused| shed(row, refused))?;
+    }
+    Ok(caller)
 }
 
 /// `token`: what was sent, where the route asks for one.

@@ -13,6 +13,7 @@ use super::api::Shared;
 use super::frame::{self, Row, Unmatched};
 use super::guard::guard;
 use super::openapi::Shape;
+use crate::admission::Class;
 use crate::domain::access::Action;
 use crate::observe;
 use crate::observe::net::Port;
@@ -89,6 +90,8 @@ pub struct RouteInfo {
     /// The template.
     pub path: &'static str,
     pub permission: Permission,
+    /// What it is worth when not all can be served.
+    pub class: Class,
     pub summary: &'static str,
     /// The bodies it takes; none: it reads no body.
     pub takes: Vec<Media>,
@@ -139,6 +142,7 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
             method,
             path,
             permission,
+            class: Class::Exchange,
             summary: "",
             takes: Vec::new(),
             takes_nothing_too: false,
@@ -153,6 +157,11 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
             is_idempotent_by_key: false,
         };
         Self { info, handler: on(method.filter(), handler) }
+    }
+
+    /// Unless it says so: [`Class::Exchange`].
+    pub fn class(self, class: Class) -> Self {
+        self.with(|info| info.class = class)
     }
 
     /// What it does, in one sentence.
@@ -186,7 +195,7 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
 
     /// A page of a list, 200.
     pub fn lists<T: ToSchema>(self) -> Self {
-        self.answers_as(200, JSON, Shape::page_of::<T>())
+        self.answers_as(200, JSON, Shape::page_of::<T>()).class(Class::Lists)
     }
 
     pub fn answers_as(self, status: u16, kind: &'static str, shape: Shape) -> Self {
@@ -211,7 +220,7 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
     }
 
     pub fn readings(self) -> Self {
-        self.with(|info| info.takes_readings = true)
+        self.with(|info| info.takes_readings = true).class(Class::Readings)
     }
 
     /// The handler tells presence itself.

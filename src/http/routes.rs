@@ -8,6 +8,7 @@ use super::openapi::{self, Shape};
 use super::page::PageQuery;
 use super::route::{JSON, Method, Permission, Route, RouteInfo, build};
 use super::{admin, device, ops};
+use crate::admission::Class;
 use crate::domain::access::Action;
 use crate::observe::net::Port;
 use crate::wire::admin as adm;
@@ -28,9 +29,9 @@ fn device_routes() -> Vec<Route<DeviceApi>> {
     let d = Port::Device;
     vec![
         Route::new(d, Get, "/openapi.json", Public, openapi::device)
-            .summary("This description.").answers_as(200, JSON, Shape::Any),
+            .summary("This description.").answers_as(200, JSON, Shape::Any).class(Class::Health),
         Route::new(d, Get, "/v1/ca", Public, device::ca::get)
-            .summary("The CA bundle to trust.").answers_as(200, PEM_CHAIN, Shape::Text),
+            .summary("The CA bundle to trust.").answers_as(200, PEM_CHAIN, Shape::Text).class(Class::Health),
         Route::new(d, Post, "/v1/enroll", EnrollmentToken, device::enroll::enroll)
             .summary("Makes a device and its first certificate.")
             .takes::<dev::EnrollRequest>().answers::<dev::EnrollAnswer>(201).secret(),
@@ -43,14 +44,15 @@ fn device_routes() -> Vec<Route<DeviceApi>> {
             .answers::<dev::TokenAnswer>(200).secret().oauth(),
         Route::new(d, Post, "/v1/heartbeat", CertAndToken, device::heartbeat::beat)
             .summary("A sign of life.")
-            .takes_maybe::<dev::HeartbeatRequest>().answers::<dev::HeartbeatAnswer>(200).own_contact().may_be_blind(),
+            .takes_maybe::<dev::HeartbeatRequest>().answers::<dev::HeartbeatAnswer>(200).own_contact().may_be_blind()
+            .class(Class::Heartbeats),
         Route::new(d, Post, "/v1/readings", CertAndToken, device::readings::submit)
             .summary("Stores readings; answers once they are durable. 207: some were rejected. 422: all were.")
             .takes::<device::readings::Readings>().takes_as(NDJSON, Shape::Text).readings()
             .answers::<dev::ReadingsAnswer>(200).answers::<dev::ReadingsAnswer>(207).answers::<dev::ReadingsAnswer>(422),
         Route::new(d, Post, "/v1/goodbye", CertAndToken, device::heartbeat::goodbye)
             .summary("The device leaves on purpose.")
-            .takes_maybe::<dev::GoodbyeRequest>().answers_nothing().own_contact(),
+            .takes_maybe::<dev::GoodbyeRequest>().answers_nothing().own_contact().class(Class::Heartbeats),
         Route::new(d, Get, "/v1/me", CertAndToken, device::me::get)
             .summary("What is known of the calling device.").answers::<dev::Me>(200),
     ]
@@ -64,12 +66,12 @@ fn admin_routes() -> Vec<Route<AdminApi>> {
     let a = Port::Admin;
     let mut routes = vec![
         Route::new(a, Get, "/openapi.json", Public, openapi::admin)
-            .summary("This description.").answers_as(200, JSON, Shape::Any),
+            .summary("This description.").answers_as(200, JSON, Shape::Any).class(Class::Health),
         Route::new(a, Get, "/v1/whoami", Operator(SelfRead), admin::whoami::get)
             .summary("The calling operator and their roles.").answers::<adm::WhoAmI>(200),
         Route::new(a, Get, "/v1/events", Operator(FleetRead), admin::events::list)
             .summary("What happened, in the order to follow: each event once, none skipped.")
-            .query::<admin::events::EventsQuery>().answers::<adm::EventPage>(200),
+            .query::<admin::events::EventsQuery>().answers::<adm::EventPage>(200).class(Class::Lists),
     ];
     routes.extend(fleet_routes());
     routes.extend(device_view_routes());

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::batch::{Tally, gather};
 use super::commit;
+use super::commits::Tempo;
 use super::decode::BatchItem;
 use super::settings::IngestSettings;
 use crate::domain::random::Random;
@@ -48,6 +49,7 @@ pub(super) struct Committer {
     store: FleetStore,
     random: Random,
     queue: mpsc::Receiver<Submission>,
+    tempo: Arc<Tempo>,
     gathered: Vec<Submission>,
     rows: usize,
     in_flight: FuturesUnordered<BoxFuture<'static, Ended>>,
@@ -62,13 +64,14 @@ impl Committer {
         settings: Arc<IngestSettings>,
         store: FleetStore,
         random: Random,
-        queue: mpsc::Receiver<Submission>,
+        (queue, tempo): (mpsc::Receiver<Submission>, Arc<Tempo>),
     ) -> Self {
         Self {
             settings,
             store,
             random,
             queue,
+            tempo,
             gathered: Vec::new(),
             rows: 0,
             in_flight: FuturesUnordered::new(),
@@ -143,7 +146,7 @@ impl Committer {
             senders.push(one.done);
             drop(one.room);
         }
-        self.in_flight.push(Box::pin(run_commit(self.store.clone(), items, senders)));
+        self.in_flight.push(Box::pin(run_commit(self.store.clone(), self.tempo.clone(), items, senders)));
     }
 
     fn ended(&mut self, well: Ended) {
@@ -158,13 +161,19 @@ impl Committer {
 
 type Sender = oneshot::Sender<Result<Tally, StoreError>>;
 
-async fn run_commit(store: FleetStore, items: Vec<Vec<BatchItem>>, senders: Vec<Sender>) -> Ended {
+async fn run_commit(store: FleetStore, tempo: Arc<Tempo>, items: Vec<Vec<BatchItem>>, senders: Vec<Sender>) -> Ended {
     let begun = Instant::now();
     let (rows, gathered) = gather(items);
     let count = rows.len();
     let outcome = commit::commit(&store, Arc::new(rows), store.deadline()).await;
     let label = outcome.error.as_ref().map_or("ok", |error| error.fault.as_str());
-    observe::ingest::commit(count, label, begun.elapsed());
+    let time = begun.elapsed();
+    observe::ingest::commit(count, label, time);
+    if outcome.error.is_none() {
+        tempo.ended(time);
+    } else {
+        tempo.lost();
+    }
     if let Some(error) = &outcome.error {
         tracing::warn!(%error, rows = count, "a commit of readings failed");
     }

@@ -12,6 +12,7 @@
 
 pub mod batch;
 mod commit;
+mod commits;
 mod committer;
 mod decode;
 mod decompress;
@@ -25,11 +26,13 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+pub use commits::Commits;
 pub use decode::{BatchItem, DecodeError, Format, ReadingBatch, decode};
 pub use decompress::{Encoding, decompress};
 pub use settings::{IngestSettings, Limits};
 
 use batch::Tally;
+use commits::Tempo;
 use committer::{Committer, Submission};
 
 use crate::domain::database_clock::DatabaseClock;
@@ -72,6 +75,7 @@ struct Shared {
     queue: mpsc::Sender<Submission>,
     /// Rows that the queue has room for.
     room: Arc<Semaphore>,
+    tempo: Arc<Tempo>,
 }
 
 impl Ingest {
@@ -86,9 +90,10 @@ impl Ingest {
         let settings = Arc::new(settings);
         let (queue, receiver) = mpsc::channel(settings.queue_requests_max);
         let room = Arc::new(Semaphore::new(settings.queue_rows_max));
-        let committer = Committer::new(settings.clone(), store, random, receiver);
+        let tempo = Arc::new(Tempo::default());
+        let committer = Committer::new(settings.clone(), store, random, (receiver, tempo.clone()));
         tasks.essential("ingest-committer", committer.run(tasks.shutdown().clone()));
-        Self(Arc::new(Shared { settings, clock, queue, room }))
+        Self(Arc::new(Shared { settings, clock, queue, room, tempo }))
     }
 
     pub fn limits(&self) -> &Limits {
@@ -133,6 +138,11 @@ impl Ingest {
             // The committer has gone, at the abort: it may have begun the commit.
             Ok(Err(_)) | Err(_) => Err(IngestError::Deadline),
         }
+    }
+
+    /// How commits went since this was last called.
+    pub fn take_commits(&self) -> Commits {
+        self.0.tempo.take()
     }
 
     /// Rows and requests that wait for a commit.

@@ -1,6 +1,7 @@
 //! What we tell the people who run Everbeat: logs, and every metric with its name, unit, help and labels.
 //! Label values come from closed enums; never from a device, an address or anything a client sent.
 
+pub mod admission;
 pub mod http;
 pub mod identity;
 pub mod ingest;
@@ -47,6 +48,7 @@ pub(crate) const fn sizes(name: &'static str, help: &'static str) -> Metric {
 
 /// The whole catalogue: one slice for each module that is measured.
 pub const CATALOGUE: &[&[Metric]] = &[
+    admission::METRICS,
     http::METRICS,
     identity::METRICS,
     ingest::METRICS,

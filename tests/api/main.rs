@@ -12,6 +12,7 @@ mod support;
 #[path = "../support/wire.rs"]
 mod wire;
 
+mod admission;
 mod blind;
 mod bodies;
 mod certificates;

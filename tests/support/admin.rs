@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
+use everbeat::admission::{Admission, AdmissionSettings, LimitSettings, Rate};
 use everbeat::domain::access::{Grants, Role};
 use everbeat::domain::ids::{DeviceId, Fingerprint, FleetId, ReplicaId};
 use everbeat::domain::time::Clock;
@@ -112,8 +113,15 @@ impl Rig {
             body_deadline: Duration::from_secs(5),
             submit_deadline: Duration::from_secs(5),
         };
+        let free = Rate { per_second: 0.0, burst: 1 };
+        let admission = AdmissionSettings {
+            limit: LimitSettings { min: 100, max: 100, initial: 100 },
+            device_rate: free,
+            fleet_rate: free,
+        };
         let api = AdminApi {
             identity: identity.clone(),
+            admission: Admission::fixed(&admission, Clock::System),
             store: store.control.clone(),
             fleet: store.fleet.clone(),
             clock: Clock::System,

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use crate::http::api::DeviceApi;
 use crate::http::authn::WithCertAndToken;
 use crate::http::error::ApiError;
+use crate::http::guard::Patience;
 use crate::http::{accept, body};
 use crate::ingest::Format;
 use crate::wire::device::{ReadingsAnswer, Timestamp};
@@ -55,11 +56,13 @@ pub async fn submit(
     request: Request,
 ) -> Result<(StatusCode, Json<ReadingsAnswer>), ApiError> {
     let format = format(&request)?;
+    let patience = request.extensions().get::<Patience>().copied();
+    let Patience(patience) = patience.ok_or_else(|| ApiError::internal("readings were asked for outside the guard"))?;
     let body = body::read(request).await?;
     let device = proof.caller().device.id;
     let batch = api.ingest.decode(format, &body, device)?;
     drop(body);
-    let answer = api.ingest.submit(batch, api.settings.submit_deadline).await?;
+    let answer = api.ingest.submit(batch, patience).await?;
     Ok((status(&answer), Json(answer)))
 }
 

@@ -1,0 +1,263 @@
+//! May this request enter now? Refused early and cheaply, before its body is read.
+//!
+//! - [`Admission::enter`]: how many requests are under way, by [`Class`], under a limit that follows the latency of
+//!   commits. In need, lists are shed first and heartbeats last.
+//! - [`Admission::in_time`]: a request that cannot be answered within its caller's deadline is not begun.
+//! - [`Admission::spend`]: the rate of one device and of one fleet.
+//!
+//! Nothing waits here: what cannot enter is told so at once, and how long to stay away. A refusal costs its caller
+//! nothing but the pause: no token is taken from a bucket, and presence counts no shed heartbeat against its device.
+//!
+//! Deliberately absent: a queue before the limit (the committer's is the only one, and bounded); limits over several
+//! replicas (each has its own, so a fleet's rate is that of one replica times those that it talks to).
+
+mod class;
+mod limit;
+mod rate;
+mod shares;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use class::Class;
+pub use limit::{Limit, LimitSettings, Window};
+pub use rate::{Buckets, Rate};
+pub use shares::Shares;
+
+use crate::domain::ids::{DeviceId, FleetId};
+use crate::domain::time::Clock;
+use crate::ingest::Ingest;
+use crate::lifecycle::shutdown::Shutdown;
+use crate::lifecycle::tasks::Tasks;
+use crate::observe::admission::{self as observe, Stage};
+
+/// Between two looks at the latency of commits.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Buckets that are kept, of each kind.
+const CALLERS_MAX: u64 = 1_000_000;
+/// A class that is full is so for about as long as a few commits take.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE_COMMITS: f64 = 20.0;
+
+#[derive(Clone, Debug)]
+pub struct AdmissionSettings {
+    pub limit: LimitSettings,
+    /// Requests of one device at one replica. Too small: a device that was away cannot send what it kept. Too large:
+    /// one that has gone mad costs its neighbours their share.
+    pub device_rate: Rate,
+    /// Requests of all devices of a fleet at one replica.
+    pub fleet_rate: Rate,
+}
+
+/// Why not, and how long to stay away, before jitter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("too many {} requests are under way", .class.as_str())]
+    Full { class: Class, pause: Duration },
+    #[error("the caller's deadline is shorter than a commit")]
+    TooLate { pause: Duration },
+    #[error("the device sends too often")]
+    Device { pause: Duration },
+    #[error("the fleet sends too often")]
+    Fleet { pause: Duration },
+}
+
+/// The gate. Clones share it.
+#[derive(Clone)]
+pub struct Admission(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    limit: AtomicU32,
+    /// The mean latency of a commit, in microseconds; zero: not known.
+    commit_us: AtomicU32,
+    devices: Buckets,
+    fleets: Buckets,
+    clock: Clock,
+}
+
+#[derive(Default)]
+struct State {
+    shares: Shares,
+    /// Since the last window.
+    under_way_max: u32,
+}
+
+/// One request under way; it leaves when this is dropped.
+#[must_use]
+pub struct Permit(Arc<Inner>, Class);
+
+impl Admission {
+    /// Starts what follows the commits.
+    pub fn start(settings: &AdmissionSettings, ingest: Ingest, clock: Clock, tasks: &Tasks) -> Self {
+        let limit = Limit::new(settings.limit.clone());
+        let this = Self::fixed(settings, clock);
+        tasks.essential("admission-limit", this.clone().follow(limit, ingest, tasks.shutdown().clone()));
+        this
+    }
+
+    /// Its limit stays what it is at first: nothing follows the commits.
+    pub fn fixed(settings: &AdmissionSettings, clock: Clock) -> Self {
+        let limit = settings.limit.initial;
+        observe::limit(limit);
+        Self(Arc::new(Inner {
+            state: Mutex::default(),
+            limit: limit.into(),
+            commit_us: 0.into(),
+            devices: Buckets::new(settings.device_rate, CALLERS_MAX),
+            fleets: Buckets::new(settings.fleet_rate, CALLERS_MAX),
+            clock,
+        }))
+    }
+
+    /// Runs until the abort: what is under way in a drain is admitted, too.
+    async fn follow(self, mut limit: Limit, ingest: Ingest, shutdown: Shutdown) {
+        let mut ticks = tokio::time::interval(WINDOW);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.aborting() => return,
+            }
+            let commits = ingest.take_commits();
+            let under_way_max = {
+                let mut state = self.0.lock();
+                let most = state.under_way_max;
+                state.under_way_max = state.shares.total();
+                most
+            };
+            let latency_s = commits.mean().as_secs_f64();
+            let now = limit.learn(&Window { commits: commits.ended, latency_s, lost: commits.lost, under_way_max });
+            self.0.limit.store(now, Ordering::Relaxed);
+            let mean = Duration::try_from_secs_f64(limit.recent_s()).unwrap_or_default();
+            self.0.commit_us.store(u32::try_from(mean.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
+            observe::limit(now);
+            for class in Class::ALL {
+                observe::under_way(class.as_str(), self.under_way(class));
+            }
+        }
+    }
+
+    /// One request of `class`, until the permit is dropped.
+    pub fn enter(&self, class: Class) -> Result<Permit, Refused> {
+        observe::offered(class.as_str());
+        let limit = self.0.limit.load(Ordering::Relaxed);
+        let entered = {
+            let mut state = self.0.lock();
+            let entered = state.shares.enter(class, limit);
+            // A refusal shows that more than the limit would have come.
+            let most = if entered { state.shares.total() } else { limit };
+            state.under_way_max = state.under_way_max.max(most);
+            entered
+        };
+        if entered {
+            Ok(Permit(self.0.clone(), class))
+        } else {
+            observe::shed(class.as_str(), Stage::Concurrency);
+            Err(Refused::Full { class, pause: self.pause() })
+        }
+    }
+
+    /// Can what needs a commit be answered before the caller gives up?
+    pub fn in_time(&self, class: Class, deadline: Duration) -> Result<(), Refused> {
+        if deadline > self.commit() {
+            return Ok(());
+        }
+        observe::shed(class.as_str(), Stage::Deadline);
+        Err(Refused::TooLate { pause: self.pause() })
+    }
+
+    /// One request of this device, of this fleet.
+    pub fn spend(&self, class: Class, device: DeviceId, fleet: FleetId) -> Result<(), Refused> {
+        let now = self.0.clock.boottime();
+        let shed = |stage| observe::shed(class.as_str(), stage);
+        self.0.devices.take(device.0, now).map_err(|pause| {
+            shed(Stage::DeviceRate);
+            Refused::Device { pause }
+        })?;
+        self.0.fleets.take(fleet.0, now).map_err(|pause| {
+            shed(Stage::FleetRate);
+            Refused::Fleet { pause }
+        })
+    }
+
+    pub fn under_way(&self, class: Class) -> u32 {
+        self.0.lock().shares.of(class)
+    }
+
+    fn commit(&self) -> Duration {
+        Duration::from_micros(self.0.commit_us.load(Ordering::Relaxed).into())
+    }
+
+    fn pause(&self) -> Duration {
+        self.commit().mul_f64(PAUSE_COMMITS).clamp(PAUSE_MIN, PAUSE_MAX)
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.lock().shares.leave(self.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const FREE: Rate = Rate { per_second: 0.0, burst: 1 };
+
+    fn admission(limit: u32, device_rate: Rate, fleet_rate: Rate) -> (Admission, Clock) {
+        let clock = Clock::manual(1_700_000_000_000_000);
+        let limits = LimitSettings { min: 1, max: 1_000, initial: limit };
+        (Admission::fixed(&AdmissionSettings { limit: limits, device_rate, fleet_rate }, clock.clone()), clock)
+    }
+
+    #[test]
+    fn a_permit_is_given_back_however_the_request_ends() {
+        let (admission, _) = admission(10, FREE, FREE);
+        let held: Vec<Permit> = std::iter::from_fn(|| admission.enter(Class::Readings).ok()).collect();
+        assert_eq!(held.len(), 7);
+        assert_eq!(
+            admission.enter(Class::Readings).err(),
+            Some(Refused::Full { class: Class::Readings, pause: PAUSE_MIN })
+        );
+        assert!(admission.enter(Class::Heartbeats).is_ok());
+        drop(held);
+        assert_eq!(Class::ALL.map(|class| admission.under_way(class)), [0; 5]);
+    }
+
+    #[test]
+    fn what_cannot_be_in_time_is_not_begun() {
+        let (admission, _) = admission(10, FREE, FREE);
+        assert_eq!(admission.in_time(Class::Readings, Duration::from_millis(1)), Ok(()), "nothing is known yet");
+        admission.0.commit_us.store(200_000, Ordering::Relaxed);
+        assert_eq!(admission.in_time(Class::Readings, Duration::from_millis(201)), Ok(()));
+        let pause = Duration::from_secs(4);
+        assert_eq!(admission.in_time(Class::Readings, Duration::from_millis(200)), Err(Refused::TooLate { pause }));
+    }
+
+    #[test]
+    fn a_device_spends_its_own_and_its_fleets() {
+        let rate = |per_second, burst| Rate { per_second, burst };
+        let (admission, clock) = admission(10, rate(1.0, 2), rate(10.0, 3));
+        let fleet = FleetId(Uuid::from_u128(9));
+        let device = |n| DeviceId(Uuid::from_u128(n));
+        let spend = |n| admission.spend(Class::Readings, device(n), fleet);
+        assert_eq!([spend(1), spend(1)], [Ok(()), Ok(())]);
+        assert_eq!(spend(1), Err(Refused::Device { pause: Duration::from_secs(1) }));
+        assert_eq!(spend(2), Ok(()));
+        assert_eq!(spend(2), Err(Refused::Fleet { pause: Duration::from_millis(100) }));
+        clock.advance(Duration::from_millis(100));
+        assert_eq!(spend(3), Ok(()));
+    }
+}

@@ -1,0 +1,123 @@
+//! Which class may have one request more under way. Pure.
+//!
+//! - A class under its share of the limit is always let in.
+//! - Above it, it borrows from the shares of the classes below it, never from those above: in need, exports starve
+//!   first and heartbeats last. It borrows only while the whole is under the limit.
+
+use super::class::Class;
+
+const CLASSES: usize = Class::ALL.len();
+
+/// Requests under way, by class.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    under_way: [u32; CLASSES],
+}
+
+impl Shares {
+    /// Counts one request more if `limit` has room for its class.
+    pub fn enter(&mut self, class: Class, limit: u32) -> bool {
+        let may = self.may_enter(class, limit);
+        if may {
+            self.under_way[class.place()] += 1;
+        }
+        may
+    }
+
+    pub fn leave(&mut self, class: Class) {
+        let count = &mut self.under_way[class.place()];
+        *count = count.saturating_sub(1);
+    }
+
+    pub fn of(&self, class: Class) -> u32 {
+        self.under_way[class.place()]
+    }
+
+    pub fn total(&self) -> u32 {
+        self.under_way.iter().sum()
+    }
+
+    fn may_enter(&self, class: Class, limit: u32) -> bool {
+        if self.of(class) < share(class.share(), limit) {
+            return true;
+        }
+        let below = Class::ALL.into_iter().skip(class.place());
+        let (percent, used) =
+            below.fold((0, 0), |(percent, used), class| (percent + class.share(), used + self.of(class)));
+        self.total() < limit && used < share(percent, limit)
+    }
+}
+
+/// At least one: no class is shut out.
+fn share(percent: u32, limit: u32) -> u32 {
+    (limit.saturating_mul(percent) / 100).max(1)
+}
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "a few hundred at most")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn class() -> impl Strategy<Value = Class> {
+        proptest::sample::select(Class::ALL.to_vec())
+    }
+
+    fn fill(shares: &mut Shares, class: Class, limit: u32) -> u32 {
+        std::iter::repeat_with(|| shares.enter(class, limit)).take_while(|entered| *entered).count() as u32
+    }
+
+    #[test]
+    fn each_class_alone_has_what_is_below_it_too() {
+        for (class, most) in Class::ALL.into_iter().zip([100, 95, 70, 30, 10]) {
+            assert_eq!(fill(&mut Shares::default(), class, 100), most, "{class:?}");
+        }
+    }
+
+    #[test]
+    fn the_brown_out_sheds_lists_first_and_heartbeats_last() {
+        let mut shares = Shares::default();
+        fill(&mut shares, Class::Readings, 100);
+        assert_eq!(shares.total(), 70, "readings borrowed from those below");
+        assert_eq!(fill(&mut shares, Class::Heartbeats, 100), 25, "their share: what they could borrow is taken");
+        assert_eq!(fill(&mut shares, Class::Lists, 100), 10, "their share alone, although all is taken");
+        assert_eq!(fill(&mut shares, Class::Exchange, 100), 20);
+        let all: u32 = Class::ALL.iter().map(|class| class.share()).sum();
+        assert!(shares.total() <= 100 + all, "what was lent is wanted back: over the limit for a while");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens(limit in 1_u32..400, steps in prop::collection::vec((class(), any::<bool>()), 0..600)) {
+            let mut shares = Shares::default();
+            for (class, comes) in steps {
+                if comes {
+                    let (before, guaranteed) = (shares.of(class), share(class.share(), limit));
+                    let entered = shares.enter(class, limit);
+                    prop_assert!(entered || before >= guaranteed, "under its share it is let in");
+                    let over = before >= guaranteed && shares.total() > limit;
+                    prop_assert!(!(entered && over), "above it only while there is room");
+                } else {
+                    shares.leave(class);
+                }
+                for (place, class) in Class::ALL.into_iter().enumerate() {
+                    let below: u32 = Class::ALL[place..].iter().map(|class| class.share()).sum();
+                    let most = share(below, limit).max(share(class.share(), limit)) + CLASSES as u32;
+                    prop_assert!(shares.of(class) <= most, "{class:?} has nothing of those above it");
+                }
+            }
+        }
+
+        #[test]
+        fn who_enters_and_leaves_leaves_nothing(limit in 1_u32..400, entries in prop::collection::vec(class(), 0..300)) {
+            let mut shares = Shares::default();
+            let entered: Vec<Class> = entries.into_iter().filter(|class| shares.enter(*class, limit)).collect();
+            prop_assert_eq!(shares.total() as usize, entered.len());
+            for class in entered {
+                shares.leave(class);
+            }
+            prop_assert_eq!(shares, Shares::default());
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Who is let in when not all can be, and what the others are told.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::app::{Caller, TestApp, eventually, reading};
+use crate::support::TestCluster;
+use crate::wire::Answer;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The name of the limit, and how long to wait by header and by body, on a connection that stays open.
+fn refused(answer: &Answer, status: u16) -> (String, u64) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    assert_eq!(answer.header("connection"), None, "the connection is kept");
+    let (problem, seconds) = (answer.json(), answer.header("retry-after").unwrap().parse::<u64>().unwrap());
+    let ms = problem["retry_after_ms"].as_u64().unwrap();
+    assert!(ms > 0 && seconds * 1_000 >= ms, "{problem}");
+    (problem["limit"].as_str().unwrap().to_owned(), ms)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_sends_too_often_waits_and_its_neighbours_do_not() {
+    let app = TestApp::with("[admission]\ndevice_requests_per_s = 2\ndevice_burst = 6\n").await;
+    let (mut mad, mut calm) = (app.enroll("mad").await, app.enroll("calm").await);
+    let beat = |caller: &Caller| caller.post("/v1/heartbeat");
+    let mut served = 0;
+    let answer = loop {
+        let ask = beat(&mad);
+        let answer = mad.call(&ask).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        served += 1;
+        assert!(served < 60, "nothing ever refuses it");
+    };
+    assert!(served >= 4, "the burst is served, less the request for the token: {served}");
+    let (limit, ms) = refused(&answer, 429);
+    assert_eq!(
+        (limit.as_str(), &answer.json()["type"]),
+        ("device_requests_per_s", &json!("urn:everbeat:problem:rate-limited"))
+    );
+    let ask = beat(&calm);
+    calm.call(&ask).await.ok(200);
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    let ask = beat(&mad);
+    mad.call(&ask).await.ok(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_that_sends_too_often_waits_as_a_whole() {
+    let app = TestApp::with("[admission]\nfleet_requests_per_s = 1\nfleet_burst = 8\n").await;
+    let (mut one, mut other) = (app.enroll("one").await, app.enroll("other").await);
+    let mut answers = Vec::new();
+    for _ in 0..10 {
+        answers.push(one.me().await);
+        answers.push(other.me().await);
+    }
+    let refusals: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(refusals.len() >= 10, "{}", refusals.len());
+    assert_eq!(refused(refusals[0], 429).0, "fleet_requests_per_s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_commits_stand_still_readings_are_shed_and_heartbeats_are_not() {
+    // 8 of 20 are the share of readings; 6 more they may borrow from those below them.
+    let app = TestApp::with(
+        "[admission]\nlimit_min = 20\nlimit_max = 20\nlimit_initial = 20\n\
+         [database]\nstatement_deadline_ms = 20000\n[http]\nsubmit_deadline_ms = 20000\n",
+    )
+    .await;
+    let mut callers = Vec::new();
+    for n in 0..16 {
+        callers.push(app.enroll(&format!("pump-{n}")).await);
+    }
+    let mut alive = app.enroll("alive").await;
+    let (owner, _connection) = TestCluster::shared().owner(&app.database.database).await;
+    owner.batch_execute("begin; lock table readings in access exclusive mode").await.unwrap();
+    for caller in &mut callers {
+        let ask = caller.post("/v1/readings").json(&reading()).encode();
+        caller.wire.send(&ask).await;
+    }
+    let mut answers = Vec::new();
+    eventually(PATIENCE, async || {
+        for (n, caller) in callers.iter_mut().enumerate() {
+            if answers.iter().all(|(known, _)| *known != n)
+                && caller.wire.answers_within(Duration::from_millis(5)).await
+            {
+                answers.push((n, caller.wire.answer().await));
+            }
+        }
+        answers.len() >= 2
+    })
+    .await;
+    for (_, answer) in &answers {
+        assert_eq!(refused(answer, 503).0, "concurrency_readings");
+    }
+    let ask = alive.post("/v1/heartbeat");
+    alive.call(&ask).await.ok(200);
+    app.admin_get("/v1/fleets").await;
+    assert_eq!(answers.len(), 2, "fourteen wait for their commit");
+
+    owner.batch_execute("rollback").await.unwrap();
+    for (n, caller) in callers.iter_mut().enumerate() {
+        if answers.iter().all(|(known, _)| *known != n) {
+            caller.wire.answer().await.ok(200);
+        }
+        // Whoever was refused is served on the same connection.
+        assert_eq!(caller.store(&reading()).await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_is_a_number_of_milliseconds() {
+    let app = TestApp::new().await;
+    let mut caller = app.enroll("pump").await;
+    for (deadline, status) in [("60000", 200), ("0", 400), ("-1", 400), ("soon", 400), ("1e3", 400)] {
+        let ask = caller.post("/v1/readings").json(&reading()).header("x-request-deadline-ms", deadline);
+        let answer = caller.call(&ask).await;
+        assert_eq!(answer.status, status, "{deadline}: {}", answer.text());
+    }
+}
