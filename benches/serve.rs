@@ -102,7 +102,7 @@ async fn set_up(cluster: &TestCluster, dir: &std::path::Path) -> (Settings, Stri
     let database = cluster.database().await;
     let mut text = format!(
         "[log]\nfilter = \"error\"\n[replica]\ndev = true\n[pki]\ndir = \"{}\"\n[devices]\naddr = \"127.0.0.1:0\"\n\
-         [admin]\naddr = \"127.0.0.1:0\"\n[ops]\naddr = \"127.0.0.1:0\"\n[durability]\npolicy = \"single\"\n\
+         [admin]\naddr = \"127.0.0.1:0\"\n[ops]\naddr = \"127.0.0.1:0\"\n[durability]\npolicy = \"single\"\n[admission]\ndevice_requests_per_s = 0\n\
          [database]\nhosts = [\"127.0.0.1:{}\"]\nname = {:?}\ntls = \"disable\"\n",
         dir.join("pki").display(),
         cluster.port(),

@@ -10,7 +10,7 @@ use crate::config;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::observe::log::{self, Format};
-use crate::tools::{admin_cli, dev, device, drill};
+use crate::tools::{admin_cli, bench, dev, device, drill};
 
 mod operate;
 mod operator;
@@ -68,6 +68,8 @@ enum Command {
     Dev(dev::DevArgs),
     /// Break a deployment on purpose, under load, and prove that it kept its promises
     Drill(drill::DrillArgs),
+    /// Send load at a rate that does not depend on the answers, and report what came of it
+    Bench(bench::BenchArgs),
     /// Act as a device
     Device(device::DeviceArgs),
     /// Look at the fleet
@@ -104,6 +106,7 @@ pub fn run() -> ExitCode {
         Command::Token(command) => plain(operator::token(command)),
         Command::Dev(args) => tool("warn", dev::run(args, clock, random)),
         Command::Drill(args) => tool("warn", drill::run(args, clock, random)),
+        Command::Bench(args) => tool("error", bench::run(args, clock, random)),
         Command::Device(args) => {
             tool("warn,everbeat=info", device::run(args, environment("EVERBEAT_ENROLLMENT_TOKEN"), clock, random))
         }

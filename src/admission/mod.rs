@@ -94,7 +94,7 @@ impl Admission {
     pub fn start(settings: &AdmissionSettings, ingest: Ingest, clock: Clock, tasks: &Tasks) -> Self {
         let limit = Limit::new(settings.limit.clone());
         let this = Self::fixed(settings, clock);
-        tasks.essential("admission-limit", this.clone().follow(limit, ingest, tasks.shutdown().clone()));
+        tasks.foundation("admission-limit", this.clone().follow(limit, ingest, tasks.shutdown().clone()));
         this
     }
 

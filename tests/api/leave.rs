@@ -64,3 +64,14 @@ async fn devices_are_asked_to_leave_one_by_one_until_the_replica_is_well_again()
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_with_nothing_left_to_do_ends_its_drain_by_itself() {
+    let app = TestApp::new().await;
+    app.still_serves("its start").await;
+    let tasks = &app.replica.tasks;
+    tasks.shutdown().drain();
+    // Whoever runs until the abort stage is a foundation; anybody else would hold the drain until its limit.
+    let ended = tokio::time::timeout(Duration::from_secs(10), tasks.finish(Duration::from_mins(1))).await;
+    assert_eq!(ended, Ok(None), "a task did not end");
+}

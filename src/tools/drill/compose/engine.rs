@@ -19,6 +19,9 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use super::archive;
 use crate::domain::time::parse_rfc3339;
 
+/// Longer than any service drains.
+const END_LIMIT: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 const PROJECT_LABEL: &str = "com.docker.compose.project";
 const SERVICE_LABEL: &str = "com.docker.compose.service";
 /// On containers that the drill starts beside others, with the project as its value.
@@ -124,6 +127,19 @@ impl Engine {
     /// A container that runs already stays as it is.
     pub async fn start(&self, id: &str) -> Result<(), String> {
         bearing(self.docker.start_container(id, None::<StartContainerOptions>).await, "start")
+    }
+
+    /// Starts what was told to end, once it has: started while it still drains, it would end afterwards and stay so.
+    pub async fn start_again(&self, id: &str) -> Result<(), String> {
+        let ended = async {
+            while self.state(id).await?.running {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            Ok(())
+        };
+        let ended: Result<Result<(), String>, _> = tokio::time::timeout(END_LIMIT, ended).await;
+        ended.map_err(|_| format!("it still runs {} s after it was told to end", END_LIMIT.as_secs()))??;
+        self.start(id).await
     }
 
     /// Its own signal to stop, and SIGKILL after the grace that its service declares.

@@ -167,7 +167,7 @@ impl Compose {
     async fn undo_one(&self, kind: FaultKind, member: Member) -> Result<(), String> {
         let (engine, id) = (&self.engine, self.project.member(member)?);
         match kind {
-            FaultKind::Kill | FaultKind::Terminate | FaultKind::Stop => engine.start(id).await,
+            FaultKind::Kill | FaultKind::Terminate | FaultKind::Stop => engine.start_again(id).await,
             FaultKind::FreezeHost => engine.thaw(id).await,
             // Whatever else was done, nothing can be undone inside a container that does not run.
             _ if !engine.state(id).await?.running => engine.start(id).await,

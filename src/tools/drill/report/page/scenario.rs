@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::markup::{Markup, span, tag, text};
 use super::{summary, timeline};
 use crate::tools::drill::report::{Run, RunReport, ScenarioReport, words};
 use crate::tools::drill::verdict::{Invariant, Verdict};
+use crate::tools::page::markup::{Markup, span, tag, text};
 
 /// Breaches that the page tells of one invariant in one run; the JSON has a hundred.
 const BREACHES_MAX: usize = 20;

@@ -1,8 +1,8 @@
 //! The top of the page: did it pass, what failed, how to repeat it, and the worst figures.
 
-use super::markup::{Markup, span, tag, text};
 use crate::tools::drill::figures::Figure;
 use crate::tools::drill::report::{Run, RunReport, ScenarioReport, words};
+use crate::tools::page::markup::{Markup, span, tag, text};
 
 /// Lines that the list of failures shows of one run; its own section has the rest.
 const LINES_MAX: usize = 4;

@@ -1,15 +1,16 @@
 //! The picture of a run: who led, what was acknowledged, how fast, and what failed, with the faults behind it.
 
-use super::chart::{Axis, LEFT, RIGHT, Strip, WIDTH, curve, label, line, number, rect, round_up, steps};
-use super::markup::{Markup, tag, text};
 use crate::tools::drill::evidence::MarkKind;
 use crate::tools::drill::report::{Lane, Moment, Run, words};
+use crate::tools::page::chart::{
+    Axis, LEFT, LETTER_WIDTH, RIGHT, Strip, WIDTH, count, curve, frame, label, legend, line, number, rect, round_up,
+    steps, ticks,
+};
+use crate::tools::page::markup::{Markup, tag, text};
 
 /// Rows of words over the plots, so that neighbouring marks do not cover each other.
 const MARK_ROWS: usize = 3;
 const MARK_ROW_HEIGHT: f64 = 16.0;
-/// Roughly what a letter takes at the labels' size.
-const LETTER_WIDTH: f64 = 6.1;
 const LANE_HEIGHT: f64 = 20.0;
 const PLOT_HEIGHT: f64 = 84.0;
 /// Over each plot, for its name and its legend.
@@ -22,13 +23,13 @@ const MICROSECONDS_IN_MS: f64 = 1_000.0;
 /// The whole picture.
 pub fn draw(run: &Run) -> Markup {
     let axis = Axis { duration_us: run.duration_us };
-    let lanes_top = 10.0 + MARK_ROW_HEIGHT * mark_rows(MARK_ROWS);
-    let plots_top = lanes_top + (LANE_HEIGHT + 6.0) * mark_rows(run.lanes.len()) + SPACE;
+    let lanes_top = 10.0 + MARK_ROW_HEIGHT * count(MARK_ROWS);
+    let plots_top = lanes_top + (LANE_HEIGHT + 6.0) * count(run.lanes.len()) + SPACE;
     let plot = |index: f64| plots_top + index * (PLOT_HEIGHT + SPACE);
     let bottom = plot(3.0) - SPACE;
     let mut parts = faults(run, axis, lanes_top - 4.0, bottom);
     parts.extend(marks(run, axis, bottom));
-    let tops = (0..run.lanes.len()).map(|index| lanes_top + (LANE_HEIGHT + 6.0) * mark_rows(index));
+    let tops = (0..run.lanes.len()).map(|index| lanes_top + (LANE_HEIGHT + 6.0) * count(index));
     parts.extend(run.lanes.iter().zip(tops).flat_map(|(of, top)| lane(of, axis, top)));
     parts.extend(throughput(run, axis, plot(0.0)));
     parts.extend(latency(run, axis, plot(1.0)));
@@ -37,11 +38,6 @@ pub fn draw(run: &Run) -> Markup {
     let height = bottom + AXIS_HEIGHT;
     let view = format!("0 0 {} {}", number(WIDTH), number(height));
     tag("svg", &[("viewBox", &view), ("role", "img"), ("aria-label", "timeline of the run")], parts)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "pixels")]
-fn mark_rows(count: usize) -> f64 {
-    count as f64
 }
 
 fn faults(run: &Run, axis: Axis, top: f64, bottom: f64) -> Vec<Markup> {
@@ -66,11 +62,11 @@ fn marks(run: &Run, axis: Axis, bottom: f64) -> Vec<Markup> {
         };
         let said = [name, &mark.text].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
         let x = axis.x(mark.at_us);
-        let width = mark_rows(said.chars().count()) * LETTER_WIDTH;
+        let width = count(said.chars().count()) * LETTER_WIDTH;
         // At the right edge the words stand to the left of their line.
         let (class_of_text, from) = if x + width > RIGHT { ("said end", x - width - 4.0) } else { ("said", x + 4.0) };
         let row = rows_end.iter().position(|end| from >= *end);
-        let top = 8.0 + MARK_ROW_HEIGHT * mark_rows(row.unwrap_or(MARK_ROWS));
+        let top = 8.0 + MARK_ROW_HEIGHT * count(row.unwrap_or(MARK_ROWS));
         let hover = format!("{said}, at {}", words::time(mark.at_us));
         parts.push(tag("g", &[], [tag("title", &[], [text(&hover)]), line(class, (x, top), (x, bottom))]));
         if let Some(row) = row {
@@ -91,7 +87,7 @@ fn lane(lane: &Lane, axis: Axis, top: f64) -> Vec<Markup> {
         let hover = format!("{}: {}, {} to {until}", lane.name, span.label, words::time(span.from_us));
         let bar = rect(&class, (x, (end - x - 1.0).max(1.0)), (top, LANE_HEIGHT));
         parts.push(tag("g", &[], [tag("title", &[], [text(&hover)]), bar]));
-        if mark_rows(span.label.chars().count()) * LETTER_WIDTH + 12.0 < end - x {
+        if count(span.label.chars().count()) * LETTER_WIDTH + 12.0 < end - x {
             parts.push(label("held", (x + 6.0, top + 14.0), &span.label));
         }
     }
@@ -100,9 +96,9 @@ fn lane(lane: &Lane, axis: Axis, top: f64) -> Vec<Markup> {
 
 /// Per second, whatever the step is.
 #[expect(clippy::cast_precision_loss, reason = "pixels")]
-fn per_second(run: &Run, count: impl Fn(&Moment) -> u64) -> Vec<f64> {
+fn per_second(run: &Run, of: impl Fn(&Moment) -> u64) -> Vec<f64> {
     let step_s = run.series.step_us.max(1) as f64 / 1_000_000.0;
-    run.series.moments.iter().map(|moment| count(moment) as f64 / step_s).collect()
+    run.series.moments.iter().map(|moment| of(moment) as f64 / step_s).collect()
 }
 
 fn throughput(run: &Run, axis: Axis, top: f64) -> Vec<Markup> {
@@ -164,33 +160,4 @@ fn filled(class: &str, run: &Run, axis: Axis, strip: Strip, values: &[f64]) -> M
     let width = axis.x(run.series.step_us) - axis.x(0);
     let points: Vec<(f64, f64)> = xs(run, axis).map(|x| x - width / 2.0).zip(values.iter().copied()).collect();
     steps(class, strip, width, &points)
-}
-
-fn frame(strip: Strip, name: &str, max: &str) -> Vec<Markup> {
-    vec![
-        line("grid", (LEFT, strip.top), (RIGHT, strip.top)),
-        line("ground", (LEFT, strip.bottom()), (RIGHT, strip.bottom())),
-        label("title", (LEFT, strip.top - 8.0), name),
-        label("tick", (LEFT - 8.0, strip.top + 4.0), max),
-    ]
-}
-
-fn legend(top: f64, entries: &[(&'static str, &str)]) -> Vec<Markup> {
-    let mut x = RIGHT;
-    let mut parts = Vec::new();
-    for (class, name) in entries.iter().rev() {
-        parts.push(label("legend", (x, top - 8.0), name));
-        x -= mark_rows(name.chars().count()) * LETTER_WIDTH + 16.0;
-        parts.push(line(&format!("key {class}"), (x - 4.0, top - 12.0), (x + 10.0, top - 12.0)));
-        x -= 18.0;
-    }
-    parts
-}
-
-fn ticks(axis: Axis, bottom: f64) -> Vec<Markup> {
-    let tick = |seconds: u64| {
-        let x = axis.x(seconds * 1_000_000);
-        [line("ground", (x, bottom), (x, bottom + 4.0)), label("second", (x, bottom + 17.0), &format!("{seconds} s"))]
-    };
-    axis.ticks_s().into_iter().flat_map(tick).collect()
 }

@@ -99,6 +99,47 @@ pub fn steps(class: &str, strip: Strip, width: f64, points: &[(f64, f64)]) -> Ma
     tag("path", &[("class", class), ("d", &path)], [])
 }
 
+/// Roughly what a letter takes at the labels' size.
+pub const LETTER_WIDTH: f64 = 6.1;
+
+/// Counts as lengths.
+#[expect(clippy::cast_precision_loss, reason = "pixels")]
+pub fn count(count: usize) -> f64 {
+    count as f64
+}
+
+/// A strip's lines, its name, and its largest value.
+pub fn frame(strip: Strip, name: &str, max: &str) -> Vec<Markup> {
+    vec![
+        line("grid", (LEFT, strip.top), (RIGHT, strip.top)),
+        line("ground", (LEFT, strip.bottom()), (RIGHT, strip.bottom())),
+        label("title", (LEFT, strip.top - 8.0), name),
+        label("tick", (LEFT - 8.0, strip.top + 4.0), max),
+    ]
+}
+
+/// Names of classes, at the right end over a strip that begins at `top`.
+pub fn legend(top: f64, entries: &[(&'static str, &str)]) -> Vec<Markup> {
+    let mut x = RIGHT;
+    let mut parts = Vec::new();
+    for (class, name) in entries.iter().rev() {
+        parts.push(label("legend", (x, top - 8.0), name));
+        x -= count(name.chars().count()) * LETTER_WIDTH + 16.0;
+        parts.push(line(&format!("key {class}"), (x - 4.0, top - 12.0), (x + 10.0, top - 12.0)));
+        x -= 18.0;
+    }
+    parts
+}
+
+/// Seconds under a picture that ends at `bottom`.
+pub fn ticks(axis: Axis, bottom: f64) -> Vec<Markup> {
+    let tick = |seconds: u64| {
+        let x = axis.x(seconds * 1_000_000);
+        [line("ground", (x, bottom), (x, bottom + 4.0)), label("second", (x, bottom + 17.0), &format!("{seconds} s"))]
+    };
+    axis.ticks_s().into_iter().flat_map(tick).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

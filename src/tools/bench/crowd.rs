@@ -1,0 +1,121 @@
+//! The callers: devices with certificates and connections of their own, enrolled through the API like any other.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::client::transport::{Call, Transport};
+use crate::client::trust::Trust;
+use crate::client::{AdminClient, ClientError, ClientSettings, Context, DeviceClient, Enrollment, Identity, StateDir};
+use crate::domain::enrollment::EnrollmentToken;
+use crate::domain::random::Random;
+use crate::domain::time::Clock;
+use crate::wire::admin as adm;
+use crate::wire::device::TokenAnswer;
+
+const FLEET: &str = "bench";
+/// Enrollments under way at a time: each makes a key and a certificate.
+const ENROLLING_MAX: usize = 8;
+const TOKEN_LIFE_S: i64 = 3_600;
+/// Longer than a service under too much load takes to refuse.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The deployment, and where the devices' keys are kept.
+#[derive(Clone)]
+pub struct Place {
+    pub device_urls: Vec<String>,
+    pub admin_urls: Vec<String>,
+    pub ca_pem: String,
+    pub admin_token: SecretString,
+    /// Devices are enrolled once, and used again by the next run.
+    pub dir: PathBuf,
+    pub clock: Clock,
+    pub random: Random,
+}
+
+/// One device on one connection.
+#[derive(Clone)]
+pub struct Caller {
+    pub transport: Transport,
+    pub url: Arc<str>,
+    pub token: Arc<str>,
+}
+
+impl Place {
+    fn context(&self, settings: ClientSettings) -> Context {
+        Context { settings, clock: self.clock.clone(), random: self.random.clone() }
+    }
+
+    /// So many devices, each with an access token; the endpoints are spread over them.
+    pub async fn callers(&self, count: usize) -> Result<Vec<Caller>, String> {
+        let missing = (0..count).any(|index| !self.dir.join(name(index)).exists());
+        let token = if missing { Some(self.enrollment_token(count).await?) } else { None };
+        let make = |index| self.caller(index, token.as_ref());
+        stream::iter((0..count).map(make)).buffered(ENROLLING_MAX).try_collect().await
+    }
+
+    async fn enrollment_token(&self, count: usize) -> Result<EnrollmentToken, String> {
+        let context = self.context(ClientSettings::operator());
+        let admin = AdminClient::new(&self.admin_urls, &self.ca_pem, self.admin_token.clone(), context);
+        let admin = admin.map_err(|error| error.to_string())?;
+        let fleet = adm::NewFleet { name: FLEET.to_owned(), heartbeat_interval_s: Some(60), certificate_ttl_s: None };
+        match admin.post::<adm::Fleet>("/v1/fleets", &fleet).await {
+            // It is there from an earlier run.
+            Ok(_) | Err(ClientError::Refused(_)) => {}
+            Err(error) => return Err(format!("the fleet {FLEET} cannot be made: {error}")),
+        }
+        let new = adm::NewEnrollmentToken {
+            fleet: FLEET.to_owned(),
+            uses_max: i32::try_from(count).ok(),
+            expires_in_s: Some(TOKEN_LIFE_S),
+            ..Default::default()
+        };
+        let made: Result<adm::EnrollmentToken, _> = admin.post("/v1/enrollment-tokens", &new).await;
+        let made = made.map_err(|error| format!("no enrollment token for the fleet {FLEET}: {error}"))?;
+        made.token.unwrap_or_default().parse().map_err(|error| format!("the enrollment token: {error}"))
+    }
+
+    async fn caller(&self, index: usize, token: Option<&EnrollmentToken>) -> Result<Caller, String> {
+        let (name, url) = (name(index), &self.device_urls[index % self.device_urls.len()]);
+        let say = |error: &dyn std::fmt::Display| format!("the device {name}: {error}");
+        let identity = self.identity(&self.dir.join(&name), &name, token).await.map_err(|error| say(&error))?;
+        let trust = Trust::from_pem(&self.ca_pem).map_err(|error| say(&error))?;
+        let tls = trust.as_device(&identity.certificate_pem, identity.key_pem.expose_secret());
+        let mut settings = ClientSettings::device();
+        settings.request_timeout = REQUEST_TIMEOUT;
+        // Idle between two requests of a slow run.
+        settings.idle_timeout = Duration::from_mins(10);
+        let transport = Transport::new(tls.map_err(|error| say(&error))?, &settings);
+        let answer = transport.exchange(url, &Call::post("/v1/token", Bytes::new())).await;
+        let answer = answer.and_then(|answer| answer.json::<TokenAnswer>()).map_err(|error| {
+            let hint = "; enrolled at another deployment? Remove the directory of --devices-dir";
+            format!("{}{hint}", say(&error))
+        })?;
+        Ok(Caller { transport, url: url.as_str().into(), token: answer.access_token.into() })
+    }
+
+    async fn identity(&self, dir: &Path, name: &str, token: Option<&EnrollmentToken>) -> Result<Identity, ClientError> {
+        let state = StateDir::open(dir.to_owned())?;
+        if let Some(identity) = state.load()? {
+            return Ok(identity);
+        }
+        let bad = |what: String| ClientError::Input(what);
+        let asked = Enrollment {
+            urls: self.device_urls.clone(),
+            name: name.parse().map_err(|error| bad(format!("{name:?}: {error}")))?,
+            token: token.cloned().ok_or_else(|| bad("its directory is there, and its identity is not".to_owned()))?,
+            ca_pem: Some(self.ca_pem.clone()),
+            tags: vec![FLEET.to_owned()],
+        };
+        DeviceClient::enroll(state.clone(), &asked, self.context(ClientSettings::device())).await?;
+        state.load()?.ok_or_else(|| bad("it was enrolled, and its identity is not there".to_owned()))
+    }
+}
+
+fn name(index: usize) -> String {
+    format!("bench-{index:05}")
+}
