@@ -256,6 +256,7 @@ fn settings(database: &StoreSettings, pki_dir: &std::path::Path, extra: &str) ->
     let text = format!(
         "[replica]\ndev = true\n[pki]\ndir = \"{}\"\n[devices]\naddr = \"127.0.0.1:0\"\n\
          [admin]\naddr = \"127.0.0.1:0\"\n[ops]\naddr = \"127.0.0.1:0\"\n[durability]\npolicy = \"single\"\n\
+         [admission]\ndevice_requests_per_s = 0\n\
          [database]\nhosts = {hosts:?}\nname = {:?}\ntls = \"disable\"\n{users}",
         pki_dir.display(),
         database.database
