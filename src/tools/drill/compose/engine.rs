@@ -130,12 +130,16 @@ impl Engine {
     }
 
     /// Starts what was told to end, once it has: started while it still drains, it would end afterwards and stay so.
-    pub async fn start_again(&self, id: &str) -> Result<(), String> {
+    /// `since`: when that process had been started. Another one means that the engine has started it again by itself.
+    pub async fn start_again(&self, id: &str, since: Option<i32>) -> Result<(), String> {
         let ended = async {
-            while self.state(id).await?.running {
+            loop {
+                let state = self.state(id).await?;
+                if !state.running || since.is_some_and(|since| since != state.started_unix_s) {
+                    return Ok(());
+                }
                 tokio::time::sleep(LOOK_EVERY).await;
             }
-            Ok(())
         };
         let ended: Result<Result<(), String>, _> = tokio::time::timeout(END_LIMIT, ended).await;
         ended.map_err(|_| format!("it still runs {} s after it was told to end", END_LIMIT.as_secs()))??;

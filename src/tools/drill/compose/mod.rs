@@ -12,7 +12,7 @@ pub mod processes;
 mod project;
 mod proxy_line;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,6 +47,8 @@ pub struct Compose {
     proxy: Option<u16>,
     target: Target,
     ca_file: PathBuf,
+    /// When the processes that were last told to end had been started, seconds since 1970.
+    told_to_end: HashMap<Member, i32>,
 }
 
 impl Compose {
@@ -71,6 +73,7 @@ impl Compose {
             project: found,
             cutter,
             ca_file,
+            told_to_end: HashMap::new(),
         })
     }
 
@@ -113,6 +116,12 @@ impl Compose {
     /// Does a fault to its members, to all at once. Where it takes a while to prepare: the earliest moment at which it
     /// was in force, microseconds of CLOCK_BOOTTIME.
     pub async fn inject(&mut self, kind: FaultKind, members: &[Member]) -> Result<Option<u64>, String> {
+        if matches!(kind, FaultKind::Kill | FaultKind::Terminate | FaultKind::Stop) {
+            for member in members {
+                let state = self.engine.state(self.project.member(*member)?).await?;
+                self.told_to_end.insert(*member, state.started_unix_s);
+            }
+        }
         let ports = Peers::Ports(DATABASE_PORTS.to_vec());
         let (cut, peers) = match kind {
             FaultKind::CutOff(cut) => (cut, Peers::Everybody),
@@ -167,7 +176,9 @@ impl Compose {
     async fn undo_one(&self, kind: FaultKind, member: Member) -> Result<(), String> {
         let (engine, id) = (&self.engine, self.project.member(member)?);
         match kind {
-            FaultKind::Kill | FaultKind::Terminate | FaultKind::Stop => engine.start_again(id).await,
+            FaultKind::Kill | FaultKind::Terminate | FaultKind::Stop => {
+                engine.start_again(id, self.told_to_end.get(&member).copied()).await
+            }
             FaultKind::FreezeHost => engine.thaw(id).await,
             // Whatever else was done, nothing can be undone inside a container that does not run.
             _ if !engine.state(id).await?.running => engine.start(id).await,
