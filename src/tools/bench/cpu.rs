@@ -70,12 +70,8 @@ mod tests {
 
     #[test]
     fn this_process_has_used_some() {
-        let before = of_tree(std::process::id()).unwrap();
-        let mut sum = 0_u64;
-        while of_tree(std::process::id()).unwrap() <= before {
-            sum = sum.wrapping_add(std::hint::black_box(1));
-        }
-        assert!(sum > 0);
+        // A tick is 10 ms; each look at /proc takes some of it.
+        while of_tree(std::process::id()).unwrap().is_zero() {}
         assert!(of_tree(u32::MAX).is_none());
     }
 }
