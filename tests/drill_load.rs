@@ -280,6 +280,24 @@ fn versions_grow(attempts: &[Attempt]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_rush_every_device_sends_without_a_pause() {
+    // Left alone, a device would send once in a quarter of an hour.
+    let slow = LoadSettings { requests_per_device_per_second: 0.001, repeated_share: 0.0, ..settings() };
+    let rig = Box::pin(Rig::new(slow)).await;
+    let load = rig.start().await;
+    load.rush(Duration::from_secs(2));
+    load.wait_acknowledged_since(0).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let sent = load.live().readings;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(load.live().readings, sent, "it has an end");
+    let (attempts, _) = load.finish(PATIENCE).await.unwrap();
+    let mut batches: HashMap<Uuid, u32> = HashMap::new();
+    with_readings(&attempts).for_each(|(_, device, ..)| *batches.entry(device).or_default() += 1);
+    assert!(batches.len() >= 8 && batches.values().all(|count| *count > 2), "{batches:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_without_a_history_ends() {
     let rig =
         Box::pin(Rig::new(LoadSettings { devices: 2, suspended_devices: 0, revoked_devices_max: 0, ..settings() }))

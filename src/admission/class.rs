@@ -51,6 +51,11 @@ impl Class {
         }
     }
 
+    /// Heartbeats are answered before they are flushed.
+    pub(super) const fn waits_for_commits(self) -> bool {
+        !matches!(self, Self::Health | Self::Heartbeats)
+    }
+
     pub(super) const fn place(self) -> usize {
         self as usize
     }

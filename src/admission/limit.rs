@@ -72,7 +72,15 @@ impl Limit {
 
     /// The limit of now.
     pub fn get(&self) -> u32 {
-        let share = if self.probe_windows > 0 { PROBE_SHARE } else { 1.0 };
+        self.share(if self.probe_windows > 0 { PROBE_SHARE } else { 1.0 })
+    }
+
+    /// What it would be if this were no probe.
+    pub fn unprobed(&self) -> u32 {
+        self.share(1.0)
+    }
+
+    fn share(&self, share: f64) -> u32 {
         // Between `min` and `max`, which are u32.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
         let limit = (self.limit * share) as u32;

@@ -6,7 +6,8 @@
 //! - [`Admission::spend`]: the rate of one device and of one fleet.
 //!
 //! Nothing waits here: what cannot enter is told so at once, and how long to stay away. A refusal costs its caller
-//! nothing but the pause: no token is taken from a bucket, and presence counts no shed heartbeat against its device.
+//! nothing but the pause: a bucket that refuses gives no token (that of a fleet is asked after the device's, which has
+//! given one by then), and presence counts no shed heartbeat against its device.
 //!
 //! Deliberately absent: a queue before the limit (the committer's is the only one, and bounded); limits over several
 //! replicas (each has its own, so a fleet's rate is that of one replica times those that it talks to).
@@ -30,7 +31,7 @@ use crate::domain::time::Clock;
 use crate::ingest::Ingest;
 use crate::lifecycle::shutdown::Shutdown;
 use crate::lifecycle::tasks::Tasks;
-use crate::observe::admission::{self as observe, Stage};
+use crate::observe::admission::{self as observe, ClassCounters, Stage};
 
 /// Between two looks at the latency of commits.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -71,11 +72,14 @@ pub struct Admission(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     limit: AtomicU32,
+    /// The same but for probes, which are about commits: what waits for none is not held back for them.
+    unprobed_limit: AtomicU32,
     /// The mean latency of a commit, in microseconds; zero: not known.
     commit_us: AtomicU32,
     devices: Buckets,
     fleets: Buckets,
     clock: Clock,
+    counters: [ClassCounters; Class::ALL.len()],
 }
 
 #[derive(Default)]
@@ -105,10 +109,12 @@ impl Admission {
         Self(Arc::new(Inner {
             state: Mutex::default(),
             limit: limit.into(),
+            unprobed_limit: limit.into(),
             commit_us: 0.into(),
             devices: Buckets::new(settings.device_rate, CALLERS_MAX),
             fleets: Buckets::new(settings.fleet_rate, CALLERS_MAX),
             clock,
+            counters: Class::ALL.map(|class| ClassCounters::of(class.as_str())),
         }))
     }
 
@@ -131,6 +137,7 @@ impl Admission {
             let latency_s = commits.mean().as_secs_f64();
             let now = limit.learn(&Window { commits: commits.ended, latency_s, lost: commits.lost, under_way_max });
             self.0.limit.store(now, Ordering::Relaxed);
+            self.0.unprobed_limit.store(limit.unprobed(), Ordering::Relaxed);
             let mean = Duration::try_from_secs_f64(limit.recent_s()).unwrap_or_default();
             self.0.commit_us.store(u32::try_from(mean.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
             observe::limit(now);
@@ -142,8 +149,10 @@ impl Admission {
 
     /// One request of `class`, until the permit is dropped.
     pub fn enter(&self, class: Class) -> Result<Permit, Refused> {
-        observe::offered(class.as_str());
-        let limit = self.0.limit.load(Ordering::Relaxed);
+        let counters = self.counters(class);
+        counters.offered();
+        let limit = if class.waits_for_commits() { &self.0.limit } else { &self.0.unprobed_limit };
+        let limit = limit.load(Ordering::Relaxed);
         let entered = {
             let mut state = self.0.lock();
             let entered = state.shares.enter(class, limit);
@@ -155,7 +164,7 @@ impl Admission {
         if entered {
             Ok(Permit(self.0.clone(), class))
         } else {
-            observe::shed(class.as_str(), Stage::Concurrency);
+            counters.shed(Stage::Concurrency);
             Err(Refused::Full { class, pause: self.pause() })
         }
     }
@@ -165,14 +174,14 @@ impl Admission {
         if deadline > self.commit() {
             return Ok(());
         }
-        observe::shed(class.as_str(), Stage::Deadline);
+        self.counters(class).shed(Stage::Deadline);
         Err(Refused::TooLate { pause: self.pause() })
     }
 
     /// One request of this device, of this fleet.
     pub fn spend(&self, class: Class, device: DeviceId, fleet: FleetId) -> Result<(), Refused> {
         let now = self.0.clock.boottime();
-        let shed = |stage| observe::shed(class.as_str(), stage);
+        let shed = |stage| self.counters(class).shed(stage);
         self.0.devices.take(device.0, now).map_err(|pause| {
             shed(Stage::DeviceRate);
             Refused::Device { pause }
@@ -185,6 +194,10 @@ impl Admission {
 
     pub fn under_way(&self, class: Class) -> u32 {
         self.0.lock().shares.of(class)
+    }
+
+    fn counters(&self, class: Class) -> &ClassCounters {
+        &self.0.counters[class.place()]
     }
 
     fn commit(&self) -> Duration {
@@ -234,6 +247,16 @@ mod tests {
         assert!(admission.enter(Class::Heartbeats).is_ok());
         drop(held);
         assert_eq!(Class::ALL.map(|class| admission.under_way(class)), [0; 5]);
+    }
+
+    #[test]
+    fn a_probe_holds_back_only_what_waits_for_commits() {
+        let (admission, _) = admission(10, FREE, FREE);
+        admission.0.limit.store(2, Ordering::Relaxed);
+        let held: Vec<Permit> = std::iter::from_fn(|| admission.enter(Class::Readings).ok()).collect();
+        assert_eq!(held.len(), 1);
+        let beats: Vec<Permit> = std::iter::from_fn(|| admission.enter(Class::Heartbeats).ok()).collect();
+        assert_eq!(beats.len(), 9 - held.len(), "95 % of ten, and what is lent is lent");
     }
 
     #[test]

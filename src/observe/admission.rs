@@ -26,6 +26,8 @@ pub enum Stage {
 }
 
 impl Stage {
+    const ALL: [Self; 4] = [Self::Concurrency, Self::Deadline, Self::DeviceRate, Self::FleetRate];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Concurrency => "concurrency",
@@ -44,10 +46,24 @@ pub fn under_way(class: &'static str, requests: u32) {
     metrics::gauge!(UNDER_WAY, "class" => class).set(f64::from(requests));
 }
 
-pub fn offered(class: &'static str) {
-    metrics::counter!(OFFERED, "class" => class).increment(1);
+/// What is counted for each request of one class, looked up once.
+pub struct ClassCounters {
+    offered: metrics::Counter,
+    shed: [metrics::Counter; Stage::ALL.len()],
 }
 
-pub fn shed(class: &'static str, stage: Stage) {
-    metrics::counter!(SHED, "class" => class, "stage" => stage.as_str()).increment(1);
+impl ClassCounters {
+    /// Counts with the recorder that is installed now.
+    pub fn of(class: &'static str) -> Self {
+        let shed = |stage: Stage| metrics::counter!(SHED, "class" => class, "stage" => stage.as_str());
+        Self { offered: metrics::counter!(OFFERED, "class" => class), shed: Stage::ALL.map(shed) }
+    }
+
+    pub fn offered(&self) {
+        self.offered.increment(1);
+    }
+
+    pub fn shed(&self, stage: Stage) {
+        self.shed[stage as usize].increment(1);
+    }
 }

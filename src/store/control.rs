@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 
-use super::durability::{self, Position, Proof, Witness};
+use super::durability::{self, Asks, Position, Witness};
 use super::error::{Fault, Stage, StoreError};
 use super::gate::Gate;
 use super::primary::{Primary, PrimaryWatch};
@@ -174,7 +174,8 @@ impl ControlStore {
             if write {
                 let outcome = transaction(name, &mut connection, work.as_ref()).await?;
                 if outcome.is_ok() && witness.asks() {
-                    witness.verdict(name, covered(&mut connection).await)?;
+                    let first = connection.position().await;
+                    witness.verdict(name, durability::covered(&mut *connection, first).await)?;
                 }
                 Ok(outcome)
             } else {
@@ -221,25 +222,12 @@ where
     }
 }
 
-/// Has a synchronous standby what was just committed? What cannot be found out counts as no.
-async fn covered(connection: &mut PgConnection) -> bool {
-    let Ok(mut seen) = position(connection).await else { return false };
-    let proof = Proof::begin(&seen);
-    loop {
-        if let Some(verdict) = proof.judge(&seen).await {
-            return verdict;
-        }
-        match position(connection).await {
-            Ok(again) => seen = again,
-            Err(_) => return false,
-        }
+impl Asks for PgConnection {
+    async fn position(&mut self) -> Option<Position> {
+        let asked = sqlx::query_as::<_, (i64, Option<i64>, bool)>(durability::POSITION.sql);
+        let (flushed, standby, named) = asked.fetch_one(self).await.ok()?;
+        Some(Position { flushed, standby, named })
     }
-}
-
-async fn position(connection: &mut PgConnection) -> Result<Position, sqlx::Error> {
-    let asked = sqlx::query_as::<_, (i64, Option<i64>, bool)>(durability::POSITION.sql);
-    let (flushed, standby, named) = asked.fetch_one(connection).await?;
-    Ok(Position { flushed, standby, named })
 }
 
 /// sqlx's form of the settings, for one host and one user.

@@ -57,19 +57,40 @@ pub(super) struct Position {
     pub named: bool,
 }
 
+/// A plane's way to ask for it.
+pub(super) trait Asks {
+    /// `None`: it cannot be found out.
+    fn position(&mut self) -> impl Future<Output = Option<Position>> + Send;
+}
+
+/// Has a synchronous standby what the first answer after a COMMIT found flushed? What cannot be found out counts as no.
+pub(super) async fn covered(asks: &mut (impl Asks + Send), first: Option<Position>) -> bool {
+    let Some(mut seen) = first else { return false };
+    let proof = Proof::begin(&seen);
+    loop {
+        if let Some(verdict) = proof.judge(&seen).await {
+            return verdict;
+        }
+        match asks.position().await {
+            Some(again) => seen = again,
+            None => return false,
+        }
+    }
+}
+
 /// The search for a standby that has what was flushed when the COMMIT came back.
-pub(super) struct Proof {
+struct Proof {
     wanted: i64,
     until: Instant,
 }
 
 impl Proof {
-    pub(super) fn begin(first: &Position) -> Self {
+    fn begin(first: &Position) -> Self {
         Self { wanted: first.flushed, until: Instant::now() + PROOF_LIMIT }
     }
 
     /// Has a standby got it? `None`, after a pause: look again.
-    pub(super) async fn judge(&self, seen: &Position) -> Option<bool> {
+    async fn judge(&self, seen: &Position) -> Option<bool> {
         if seen.standby.is_some_and(|standby| standby >= self.wanted) {
             return Some(true);
         }

@@ -11,8 +11,8 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::durability::fleet::{commit_and_ask, covered, position};
-use super::durability::{Durability, Witness};
+use super::durability::fleet::{commit_and_ask, position};
+use super::durability::{Durability, Witness, covered};
 use super::error::{Fault, Stage, StoreError, spoils_connection};
 use super::gate::Gate;
 use super::primary::{Primary, PrimaryWatch};
@@ -188,7 +188,7 @@ impl FleetStore {
                     // In this order on the wire, or the question would be about the time before the commit.
                     let (rows, seen) = tokio::join!(biased; run, position(connection));
                     let rows = rows.map_err(Failed::committing)?;
-                    witness.verdict(name, covered(connection, seen).await).map_err(Failed::Policy)?;
+                    witness.verdict(name, covered(&mut &*connection, seen.ok()).await).map_err(Failed::Policy)?;
                     Ok(rows)
                 })
             });
@@ -250,7 +250,7 @@ impl FleetStore {
                         return Ok((value, Durability::Full));
                     };
                     let seen = commit_and_ask(transaction).await.map_err(Failed::Asking)?;
-                    let durability = witness.verdict(name, covered(connection, Ok(seen)).await);
+                    let durability = witness.verdict(name, covered(&mut &*connection, Some(seen)).await);
                     Ok((value, durability.map_err(Failed::Policy)?))
                 })
             });

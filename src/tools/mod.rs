@@ -8,5 +8,6 @@ pub mod deploy;
 pub mod dev;
 pub mod device;
 pub mod drill;
+mod enrolling;
 pub mod operators;
 mod page;

@@ -3,7 +3,7 @@
 use deadpool_postgres::{Object, Transaction};
 use tokio_postgres::SimpleQueryMessage;
 
-use super::{POSITION, Position, Proof};
+use super::{Asks, POSITION, Position};
 
 pub(in crate::store) async fn commit_and_ask(transaction: Transaction<'_>) -> Result<Position, tokio_postgres::Error> {
     let both = format!("commit;\n{}", POSITION.sql);
@@ -25,17 +25,8 @@ pub(in crate::store) async fn position(connection: &Object) -> Result<Position, 
     Ok(Position { flushed: row.get("flushed"), standby: row.get("standby"), named: row.get("named") })
 }
 
-/// Has a synchronous standby what the first answer found flushed? What cannot be found out counts as no.
-pub(in crate::store) async fn covered(connection: &Object, first: Result<Position, tokio_postgres::Error>) -> bool {
-    let Ok(mut seen) = first else { return false };
-    let proof = Proof::begin(&seen);
-    loop {
-        if let Some(verdict) = proof.judge(&seen).await {
-            return verdict;
-        }
-        match position(connection).await {
-            Ok(again) => seen = again,
-            Err(_) => return false,
-        }
+impl Asks for &Object {
+    async fn position(&mut self) -> Option<Position> {
+        position(self).await.ok()
     }
 }

@@ -11,7 +11,7 @@ use super::arrivals::{self, Arrivals};
 use super::crowd::Place;
 use super::drive::Drive;
 use super::outcome::{Measured, Mode, Outcome, compare};
-use super::recorder::{End, Recorder, together};
+use super::recorder::{End, Recorder};
 use super::work::Work;
 use super::{cpu, page};
 use crate::domain::random::Random;
@@ -144,8 +144,8 @@ async fn watch(load: &LoadArgs, drive: &Drive, recorder: &Recorder, stop: &Shutd
         if second == load.warm_up {
             begun = now();
         }
-        let last = recorder.seconds();
-        let last = together(last.iter().rev().take(2).skip(1));
+        // What was due in the second before the last has been answered by now, or is late.
+        let last = recorder.second(usize::try_from(second.saturating_sub(2)).unwrap_or(usize::MAX));
         let ms = |share| last.quantile_us(share).map_or_else(|| "-".to_owned(), |us| format!("{} ms", us / 1_000));
         let other = last.total() - last.count(End::Good);
         say(&format!(

@@ -6,21 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use crate::client::transport::{Call, Transport};
-use crate::client::trust::Trust;
 use crate::client::{AdminClient, ClientError, ClientSettings, Context, DeviceClient, Enrollment, Identity, StateDir};
 use crate::domain::enrollment::EnrollmentToken;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
+use crate::tools::enrolling;
 use crate::wire::admin as adm;
 use crate::wire::device::TokenAnswer;
 
 const FLEET: &str = "bench";
 /// Enrollments under way at a time: each makes a key and a certificate.
 const ENROLLING_MAX: usize = 8;
-const TOKEN_LIFE_S: i64 = 3_600;
 /// Longer than a service under too much load takes to refuse.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -63,33 +62,20 @@ impl Place {
         let admin = AdminClient::new(&self.admin_urls, &self.ca_pem, self.admin_token.clone(), context);
         let admin = admin.map_err(|error| error.to_string())?;
         let fleet = adm::NewFleet { name: FLEET.to_owned(), heartbeat_interval_s: Some(60), certificate_ttl_s: None };
-        match admin.post::<adm::Fleet>("/v1/fleets", &fleet).await {
-            // It is there from an earlier run.
-            Ok(_) | Err(ClientError::Refused(_)) => {}
-            Err(error) => return Err(format!("the fleet {FLEET} cannot be made: {error}")),
-        }
-        let new = adm::NewEnrollmentToken {
-            fleet: FLEET.to_owned(),
-            uses_max: i32::try_from(count).ok(),
-            expires_in_s: Some(TOKEN_LIFE_S),
-            ..Default::default()
-        };
-        let made: Result<adm::EnrollmentToken, _> = admin.post("/v1/enrollment-tokens", &new).await;
-        let made = made.map_err(|error| format!("no enrollment token for the fleet {FLEET}: {error}"))?;
-        made.token.unwrap_or_default().parse().map_err(|error| format!("the enrollment token: {error}"))
+        let uses_max = i32::try_from(count).unwrap_or(i32::MAX);
+        let token = enrolling::fleet_and_token(&admin, &fleet, uses_max).await;
+        token.map_err(|error| format!("the fleet {FLEET} cannot be prepared: {error}"))
     }
 
     async fn caller(&self, index: usize, token: Option<&EnrollmentToken>) -> Result<Caller, String> {
         let (name, url) = (name(index), &self.device_urls[index % self.device_urls.len()]);
         let say = |error: &dyn std::fmt::Display| format!("the device {name}: {error}");
         let identity = self.identity(&self.dir.join(&name), &name, token).await.map_err(|error| say(&error))?;
-        let trust = Trust::from_pem(&self.ca_pem).map_err(|error| say(&error))?;
-        let tls = trust.as_device(&identity.certificate_pem, identity.key_pem.expose_secret());
         let mut settings = ClientSettings::device();
         settings.request_timeout = REQUEST_TIMEOUT;
         // Idle between two requests of a slow run.
         settings.idle_timeout = Duration::from_mins(10);
-        let transport = Transport::new(tls.map_err(|error| say(&error))?, &settings);
+        let transport = enrolling::transport(&identity, &self.ca_pem, &settings).map_err(|error| say(&error))?;
         let answer = transport.exchange(url, &Call::post("/v1/token", Bytes::new())).await;
         let answer = answer.and_then(|answer| answer.json::<TokenAnswer>()).map_err(|error| {
             let hint = "; enrolled at another deployment? Remove the directory of --devices-dir";

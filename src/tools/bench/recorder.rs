@@ -126,19 +126,21 @@ impl Recorder {
         seconds[second].add(end, latency);
     }
 
-    /// Second by second.
-    pub fn seconds(&self) -> Vec<Tally> {
-        let mut all: Vec<Tally> = Vec::new();
+    /// One second.
+    pub fn second(&self, second: usize) -> Tally {
+        let mut all = Tally::default();
         for shard in &self.shards {
             let seconds = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            if all.len() < seconds.len() {
-                all.resize_with(seconds.len(), Tally::default);
-            }
-            for (sum, more) in all.iter_mut().zip(seconds.iter()) {
-                sum.merge(more);
-            }
+            seconds.get(second).into_iter().for_each(|more| all.merge(more));
         }
         all
+    }
+
+    /// Second by second.
+    pub fn seconds(&self) -> Vec<Tally> {
+        let length = |shard: &Mutex<Vec<Tally>>| shard.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let length = self.shards.iter().map(length).max().unwrap_or(0);
+        (0..length).map(|second| self.second(second)).collect()
     }
 }
 

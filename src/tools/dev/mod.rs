@@ -25,6 +25,7 @@ use self::screen::Screen;
 use super::deploy::{self, MintRequest};
 use super::device::simulate::Pace;
 use super::device::{Counters, FleetOptions, run_fleet};
+use super::enrolling;
 use crate::client::{AdminClient, ClientError, ClientSettings, Context, DeviceClient, Enrollment, StateDir};
 use crate::config::{self, Settings};
 use crate::domain::access::Role;
@@ -32,10 +33,12 @@ use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::lifecycle::shutdown::Shutdown;
 use crate::lifecycle::tasks::{self, Tasks};
-use crate::wire::admin::{EnrollmentToken, Fleet, NewEnrollmentToken, NewFleet};
+use crate::wire::admin::NewFleet;
 
 /// The fleet that the simulated devices belong to.
 const FLEET: &str = "dev";
+/// Devices beside the simulated ones that the start's enrollment token is good for.
+const MORE_DEVICES: i32 = 100;
 /// The device whose certificate the printed `curl` lines use.
 const CURL_DEVICE: &str = "curl";
 const TOKEN_TTL: Duration = Duration::from_hours(30 * 24);
@@ -99,9 +102,11 @@ async fn work(args: &DevArgs, shutdown: &Shutdown, clock: Clock, random: Random)
     let context = Context { settings: ClientSettings::operator(), clock: clock.clone(), random: random.clone() };
     let ca_pem = place.read("pki/ca.pem")?;
     let admin = AdminClient::new(&ports.admin_urls(), &ca_pem, admin_token, context).map_err(|e| e.to_string())?;
-    let token = fleet_and_token(&admin, args).await.map_err(|error| format!("cannot prepare the fleet: {error}"))?;
-    let token = token.token.ok_or("the service gave no enrollment token")?;
-    let token = token.parse().map_err(|error| format!("the enrollment token is not one: {error}"))?;
+    let fleet =
+        NewFleet { name: FLEET.to_owned(), heartbeat_interval_s: Some(args.heartbeat_s), certificate_ttl_s: None };
+    let uses_max = i32::try_from(args.devices).unwrap_or(i32::MAX).saturating_add(MORE_DEVICES);
+    let token = enrolling::fleet_and_token(&admin, &fleet, uses_max).await;
+    let token = token.map_err(|error| format!("cannot prepare the fleet: {error}"))?;
     let options = fleet_options(args, &place, ports, token, ca_pem);
     curl_device(&options, &clock, &random).await.map_err(|error| format!("cannot enroll a device: {error}"))?;
     Screen::print_greeting(&place, ports, args.devices);
@@ -206,19 +211,6 @@ pub(in crate::tools) async fn prepare(
     let token = outcome?;
     place.write("admin-token", &token)?;
     Ok(token.into())
-}
-
-async fn fleet_and_token(admin: &AdminClient, args: &DevArgs) -> Result<EnrollmentToken, ClientError> {
-    let fleets: Vec<Fleet> = admin.pages("/v1/fleets", &[]).take(1_000).await?;
-    if !fleets.iter().any(|fleet| fleet.name == FLEET) {
-        let interval = Some(args.heartbeat_s);
-        let fleet = NewFleet { name: FLEET.to_owned(), heartbeat_interval_s: interval, certificate_ttl_s: None };
-        let _: Fleet = admin.post("/v1/fleets", &fleet).await?;
-    }
-    let uses_max = Some(i32::try_from(args.devices).unwrap_or(i32::MAX).saturating_add(100));
-    let request =
-        NewEnrollmentToken { fleet: FLEET.to_owned(), uses_max, expires_in_s: Some(86_400), ..Default::default() };
-    admin.post("/v1/enrollment-tokens", &request).await
 }
 
 fn fleet_options(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::compose::Compose;
-use super::evidence::{Absence, BlindSpan};
+use super::evidence::{Absence, BlindSpan, ClockStep};
 use super::local::Local;
 use super::scenario::{Fault, FaultKind, Node};
 use super::state::{self, State};
@@ -73,6 +73,16 @@ impl Injected {
                 self.replicas.iter().map(|replica| span(Some(*replica))).collect()
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// The clock that it moved, if it moved one.
+    pub fn clock_step(&self, until_us: u64) -> Option<ClockStep> {
+        match self.fault.kind {
+            FaultKind::ClockStep(seconds) => {
+                Some(ClockStep { from_us: self.began_us, until_us, by_us: i64::from(seconds) * 1_000_000 })
+            }
+            _ => None,
         }
     }
 }

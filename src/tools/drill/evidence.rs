@@ -147,6 +147,17 @@ pub struct BlindSpan {
     pub until_us: u64,
 }
 
+/// A span in which the database stamped its times with a clock that the drill had moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStep {
+    /// Just before it was moved.
+    pub from_us: u64,
+    /// When it had been put right.
+    pub until_us: u64,
+    /// Forward; negative: back.
+    pub by_us: i64,
+}
+
 /// A reading as the final database has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredReading {
@@ -258,6 +269,9 @@ pub struct Evidence {
     /// What the injector knows of blindness. Recorded outages and pauses of a replica count as well, unasked.
     #[serde(default)]
     pub blind: Vec<BlindSpan>,
+    /// Moved clocks of the database.
+    #[serde(default)]
+    pub clock_steps: Vec<ClockStep>,
     /// The deployment's policy is `accept`: an answer may say that the standby does not have it.
     #[serde(default)]
     pub degraded_allowed: bool,

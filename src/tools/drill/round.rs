@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::collect;
 use super::deployment::{Deployment, Injected};
-use super::evidence::{Absence, BlindSpan, Evidence, Mark, MarkKind};
+use super::evidence::{Absence, BlindSpan, ClockStep, Evidence, Mark, MarkKind};
 use super::load::{Load, Population, final_database};
 use super::scenario::{Fault, Scenario};
 use super::screen::Screen;
@@ -51,6 +51,7 @@ struct Notes {
     marks: Vec<Mark>,
     counts: BTreeMap<String, u64>,
     blind: Vec<BlindSpan>,
+    clock_steps: Vec<ClockStep>,
     seen: State,
 }
 
@@ -68,7 +69,13 @@ impl Field {
         let wall_offset_us = self.clock.unix_us() - i64::try_from(self.now_us()).unwrap_or(i64::MAX);
         let started_us = self.now_us();
         let load = Load::start(self.population.clone(), history, &self.tasks).await.map_err(|e| e.to_string())?;
-        let mut notes = Notes { marks: Vec::new(), counts: BTreeMap::new(), blind: Vec::new(), seen: state };
+        let mut notes = Notes {
+            marks: Vec::new(),
+            counts: BTreeMap::new(),
+            blind: Vec::new(),
+            clock_steps: Vec::new(),
+            seen: state,
+        };
         let outcome = self.under_load(scenario, &random, &load, &mut notes).await;
         self.screen.phase(&scenario.name, "ending the load");
         let finished = load.finish(PATIENCE).await.map_err(|error| error.to_string());
@@ -102,6 +109,7 @@ impl Field {
             bounds: scenario.bounds.clone(),
             counts: notes.counts,
             blind: notes.blind,
+            clock_steps: notes.clock_steps,
             degraded_allowed: false,
             unfinished,
         })
@@ -212,6 +220,7 @@ impl Field {
         let text = format!("{:?} of {:?} undone", fault.kind, fault.node);
         self.absences.extend(absences.map_err(|error| format!("{text}, but: {error}"))?);
         notes.blind.extend(active.injected.blind(self.now_us()));
+        notes.clock_steps.extend(active.injected.clock_step(self.now_us()));
         for (name, count) in std::mem::take(&mut active.injected.counts) {
             *notes.counts.entry(name).or_default() += count;
         }

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::SECOND_US;
-use crate::tools::drill::evidence::{Attempt, Call, Evidence, Mark, MarkKind, Outcome};
+use crate::tools::drill::evidence::{Attempt, Call, ClockStep, Evidence, Mark, MarkKind, Outcome};
+
+/// A clock that is moved, or put right, may show either time for so long.
+const STEP_TAKES_US: u64 = 2 * SECOND_US;
 
 /// The evidence with its indexes.
 pub struct Facts<'a> {
@@ -54,9 +57,30 @@ impl<'a> Facts<'a> {
         moment(self.evidence, self.evidence.boottime_of(unix_us))
     }
 
-    /// A time of the database on the drill's clock; what lies before its beginning is its beginning.
-    pub fn boottime(&self, unix_us: i64) -> u64 {
-        u64::try_from(self.evidence.boottime_of(unix_us)).unwrap_or(0)
+    /// When it was, on the drill's clock, that the database's clock showed this time. At least one moment; more where
+    /// the drill moved that clock and both its times are possible. What lies before the beginning is the beginning.
+    pub fn moments(&self, unix_us: i64) -> Vec<u64> {
+        let shown = self.evidence.boottime_of(unix_us);
+        let steps = &self.evidence.clock_steps;
+        let is_within = |step: &ClockStep, at: u64, margin: u64| {
+            (step.from_us.saturating_add(margin)..=step.until_us.saturating_sub(margin)).contains(&at)
+        };
+        let clamped = |us: i64| u64::try_from(us).unwrap_or(0);
+        let moved = steps.iter().map(|step| (step, clamped(shown - step.by_us)));
+        let moved = moved.filter(|(step, at)| is_within(step, *at, 0)).map(|(_, at)| at);
+        let unmoved = clamped(shown);
+        let is_possible = !steps.iter().any(|step| is_within(step, unmoved, STEP_TAKES_US));
+        let mut moments: Vec<u64> = is_possible.then_some(unmoved).into_iter().chain(moved).collect();
+        if moments.is_empty() {
+            moments.push(unmoved);
+        }
+        moments
+    }
+
+    /// A span by the database's clock: the longest that it can have been.
+    pub fn span(&self, started_unix_us: i64, ended_unix_us: i64) -> (u64, u64) {
+        let (started, ended) = (self.moments(started_unix_us), self.moments(ended_unix_us));
+        (started.into_iter().min().unwrap_or(0), ended.into_iter().max().unwrap_or(u64::MAX))
     }
 
     /// From when on a device's identity may have been taken from it: an answer that is lost may have been a success.

@@ -18,12 +18,15 @@ pub(super) fn no_false_offline(facts: &Facts<'_>) -> Verdict {
     let mut breaches = Vec::new();
     let mut events = 0;
     for event in &facts.evidence.database.presence {
-        let at = facts.boottime(event.at_unix_us);
-        if event.kind != OFFLINE || at < facts.evidence.started_us || is_excluded(facts, event.device, at) {
+        let moments = facts.moments(event.at_unix_us);
+        let is_excused = |at: &u64| *at < facts.evidence.started_us || is_excluded(facts, event.device, *at);
+        if event.kind != OFFLINE || moments.iter().any(is_excused) {
             continue;
         }
         events += 1;
-        breaches.extend(fault(facts, event, at));
+        // It was at one of them: it is false if it would have been at each.
+        let faults: Option<Vec<String>> = moments.iter().map(|at| fault(facts, event, *at)).collect();
+        breaches.extend(faults.into_iter().flatten().next());
     }
     // A device that is never called offline is judged, too: that is what the promise says.
     Verdict::new(Invariant::NoFalseOffline, facts.by_device.len() as u64, breaches).note(context(facts, events))

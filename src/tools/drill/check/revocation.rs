@@ -76,7 +76,7 @@ fn blind_spans(facts: &Facts<'_>, replica: Option<Uuid>) -> Vec<(u64, u64)> {
     let paused = evidence.absences.iter().filter(|absence| absence.paused && is_its(Some(absence.replica)));
     let paused = paused.map(|absence| (absence.from_us, absence.until_us));
     let outages = evidence.database.outages.iter().filter(|outage| is_its(outage.replica));
-    let outages = outages.map(|outage| (facts.boottime(outage.started_unix_us), facts.boottime(outage.ended_unix_us)));
+    let outages = outages.map(|outage| facts.span(outage.started_unix_us, outage.ended_unix_us));
     blind.chain(paused).chain(outages).collect()
 }
 

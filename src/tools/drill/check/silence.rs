@@ -36,7 +36,7 @@ pub(super) fn seen(facts: &Facts<'_>) -> Verdict {
 fn late(facts: &Facts<'_>, silenced: &Silenced, due: u64) -> Option<String> {
     let events = facts.evidence.database.presence.iter();
     let offline = events.filter(|event| event.device == silenced.device && event.kind == OFFLINE);
-    let first = offline.map(|event| facts.boottime(event.at_unix_us)).filter(|at| *at >= silenced.at_us).min();
+    let first = offline.flat_map(|event| facts.moments(event.at_unix_us)).filter(|at| *at >= silenced.at_us).min();
     let was = match first {
         Some(at) if at <= due => return None,
         Some(at) => format!("and was so only at {}", facts.at(at)),
@@ -72,7 +72,7 @@ fn deaf_spans(facts: &Facts<'_>, silenced: &Silenced) -> Vec<(u64, u64)> {
     let concerns = |replica| heard_by.is_none() || heard_by == Some(replica);
     let evidence = facts.evidence;
     let outages = evidence.database.outages.iter().filter(|outage| outage.replica.is_none_or(concerns));
-    let outages = outages.map(|outage| (facts.boottime(outage.started_unix_us), facts.boottime(outage.ended_unix_us)));
+    let outages = outages.map(|outage| facts.span(outage.started_unix_us, outage.ended_unix_us));
     let absent = evidence.absences.iter().filter(|absence| concerns(absence.replica));
     let absent = absent.map(|absence| (absence.from_us, absence.from_us + BLIND_MAX_US));
     let blind = evidence.blind.iter().filter(|blind| blind.replica.is_none_or(concerns));

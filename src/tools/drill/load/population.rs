@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use secrecy::ExposeSecret;
 use uuid::Uuid;
 
 use super::LoadError;
@@ -20,13 +18,13 @@ use crate::domain::enrollment::EnrollmentToken;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::tools::drill::target::Target;
+use crate::tools::enrolling;
 use crate::wire::admin as adm;
 
 /// Enrollments under way at a time: each makes a key and a certificate.
 const ENROLLING_MAX: usize = 4;
 /// Of the token: every device of the run, and those that scenarios enroll to revoke.
 const TOKEN_USES_MAX: i32 = 100_000;
-const TOKEN_LIFE: Duration = Duration::from_hours(24);
 
 /// How a device keeps in touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,16 +160,7 @@ async fn found(
         heartbeat_interval_s: Some(settings.heartbeat_interval_s),
         certificate_ttl_s: None,
     };
-    admin.post::<adm::Fleet>("/v1/fleets", &new).await?;
-    let new = adm::NewEnrollmentToken {
-        fleet: fleet.to_owned(),
-        name_pattern: None,
-        uses_max: Some(TOKEN_USES_MAX),
-        expires_in_s: i64::try_from(TOKEN_LIFE.as_secs()).ok(),
-    };
-    let made: adm::EnrollmentToken = admin.post("/v1/enrollment-tokens", &new).await?;
-    let text = made.token.ok_or_else(|| LoadError::SetUp("the enrollment token was not shown".to_owned()))?;
-    text.parse().map_err(|error| LoadError::SetUp(format!("{error}")))
+    Ok(enrolling::fleet_and_token(&admin, &new, TOKEN_USES_MAX).await?)
 }
 
 impl Office {
@@ -194,9 +183,7 @@ impl Office {
         let identity = state.load()?.ok_or_else(|| StateError::Empty { path: state.path().to_owned() })?;
         let chain = trust::certificates(&identity.certificate_pem)?;
         let fingerprint = chain.first().map(|leaf| hex(&sha256(leaf))).unwrap_or_default();
-        let trust = Trust::from_pem(&self.target.ca_pem)?;
-        let tls = trust.as_device(&identity.certificate_pem, identity.key_pem.expose_secret())?;
-        let transport = Transport::new(tls, &self.settings.client());
+        let transport = enrolling::transport(&identity, &self.target.ca_pem, &self.settings.client())?;
         Ok(Member { name, id: device.id.0, fingerprint, habit, transport, readings: AtomicU64::new(0) })
     }
 }

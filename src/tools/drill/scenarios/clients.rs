@@ -37,7 +37,7 @@ pub(super) fn all() -> Vec<Scenario> {
     let balancer = scenario(
         "load-balancer-restart",
         "A load balancer restarts: devices go on through the other.",
-        held(Kind::Terminate, Node::LoadBalancer),
+        held(Kind::Stop, Node::LoadBalancer),
     );
     let blind = scenario(
         "replica-blind",

@@ -7,7 +7,7 @@ use super::plants::{DEVICES, add};
 use super::{breaches, verdict};
 use crate::tools::drill::check::effects::WAKE_MARGIN_US;
 use crate::tools::drill::evidence::{
-    Attempt, BlindSpan, Call, Effect, Evidence, Item, OutageSpan, Outcome, StoredReading,
+    Attempt, BlindSpan, Call, ClockStep, Effect, Evidence, Item, OutageSpan, Outcome, StoredReading,
 };
 use crate::tools::drill::verdict::Invariant;
 
@@ -106,6 +106,30 @@ fn who_said_goodbye_is_offline_at_once() {
     assert_eq!(breaches(&evidence).iter().filter(|breach| breach.contains("offline")).count(), 0);
     evidence.database.presence.last_mut().unwrap().at_unix_us = unix(at + SECOND / 4);
     assert!(!held(&evidence, Invariant::NoFalseOffline), "before it said so");
+}
+
+#[test]
+fn an_event_is_when_it_was_and_not_when_a_moved_clock_said() {
+    let at = START + 40 * SECOND;
+    let mut evidence = silent_since(at, at + SECOND);
+    add(&mut evidence, Some(device(0)), Call::Goodbye, at + SECOND / 2);
+    let back = ClockStep { from_us: at - 10 * SECOND, until_us: at + 20 * SECOND, by_us: -5_000_000 };
+    let offline = |evidence: &mut Evidence, shown_us, cause: &str| {
+        let event = evidence.database.presence.last_mut().unwrap();
+        (event.at_unix_us, event.cause) = (unix(shown_us), Some(cause.to_owned()));
+    };
+    offline(&mut evidence, at - 4 * SECOND, "goodbye");
+    assert!(!held(&evidence, Invariant::NoFalseOffline), "before it said so");
+    evidence.clock_steps = vec![back];
+    assert!(held(&evidence, Invariant::NoFalseOffline), "the clock was 5 s back");
+    offline(&mut evidence, at - 5 * SECOND, "goodbye");
+    assert!(!held(&evidence, Invariant::NoFalseOffline), "before it said so, by that clock too");
+    // By the moved clock, 12 s after its last request; by the right one 17 s, which is long enough.
+    offline(&mut evidence, at + 12 * SECOND, "silence");
+    evidence.attempts.pop();
+    assert!(held(&evidence, Invariant::NoFalseOffline));
+    evidence.clock_steps[0].until_us = at + 16 * SECOND;
+    assert!(!held(&evidence, Invariant::NoFalseOffline), "the clock was right again by then");
 }
 
 #[test]

@@ -87,6 +87,7 @@ pub fn valid(seed: u64, devices: u128) -> Evidence {
         minimums: Minimums { acknowledged: 50, leader_changes: 1, silenced: 1, revocations: 1, ..Minimums::default() },
         counts: BTreeMap::from([("leader_changes".to_owned(), 1)]),
         blind: Vec::new(),
+        clock_steps: Vec::new(),
         degraded_allowed: false,
         unfinished: None,
         bounds: Bounds::default(),
