@@ -36,6 +36,10 @@ use tokio::time::Instant;
 
 use support::{TestCluster, scratch_dir};
 
+/// The binary's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const CONNECTIONS: usize = 64;
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
@@ -52,6 +56,16 @@ enum Work {
     Empty,
     Heartbeat,
     Reading,
+}
+
+impl Work {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty handler",
+            Self::Heartbeat => "heartbeats",
+            Self::Reading => "single readings (5 metrics, after COMMIT)",
+        }
+    }
 }
 
 fn main() {
@@ -81,14 +95,19 @@ async fn run(cluster: &TestCluster) {
     let admin_url = format!("https://127.0.0.1:{}", running.admin_addr.port());
     let callers = enroll(&device_url, &admin_url, &admin, &dir).await;
     println!("{CONNECTIONS} connections, {ROUNDS} rounds of {} s each", ROUND.as_secs());
-    let kinds = [(Work::Empty, &empty), (Work::Heartbeat, &device_url), (Work::Reading, &device_url)];
-    let mut rates = [const { Vec::new() }; 3];
+    let mut kinds = vec![(Work::Empty, &empty), (Work::Heartbeat, &device_url), (Work::Reading, &device_url)];
+    // For a profile: one of them alone. Cargo adds an option of its own.
+    if let Some(only) = std::env::args().skip(1).find(|argument| !argument.starts_with('-')) {
+        kinds.retain(|(work, _)| work.name().starts_with(&only));
+        assert!(!kinds.is_empty(), "nothing is called {only}");
+    }
+    let mut rates: Vec<(Work, Vec<f64>)> = kinds.iter().map(|(work, _)| (*work, Vec::new())).collect();
     for round in 0..=ROUNDS {
-        for (index, (work, url)) in kinds.into_iter().enumerate() {
-            let rate = measure(work, url, &callers).await;
+        for (index, (work, url)) in kinds.iter().enumerate() {
+            let rate = measure(*work, url, &callers).await;
             // The first round warms connections, caches and partitions.
             if round > 0 {
-                rates[index].push(rate);
+                rates[index].1.push(rate);
             }
         }
     }
@@ -221,14 +240,13 @@ fn call(work: Work, token: &str) -> Call {
     call.unwrap().bearer(token).unwrap()
 }
 
-fn report(rates: &mut [Vec<f64>; 3]) {
-    let medians = rates.each_mut().map(|rates| {
+fn report(rates: &mut [(Work, Vec<f64>)]) {
+    let mut first = None;
+    for (work, rates) in rates {
         rates.sort_by(f64::total_cmp);
-        (rates[rates.len() / 2], rates[0], rates[rates.len() - 1])
-    });
-    let names = ["empty handler", "heartbeats", "single readings (5 metrics, after COMMIT)"];
-    for (name, (median, low, high)) in names.into_iter().zip(medians) {
-        let ratio = median / medians[0].0;
-        println!("{name:<42} {median:>8.0}/s  ({low:.0} to {high:.0})  {ratio:.2} of the empty handler");
+        let (median, low, high) = (rates[rates.len() / 2], rates[0], rates[rates.len() - 1]);
+        let (of, base) = *first.get_or_insert((work.name(), median));
+        let ratio = median / base;
+        println!("{:<42} {median:>8.0}/s  ({low:.0} to {high:.0})  {ratio:.2} of the {of}", work.name());
     }
 }

@@ -17,7 +17,7 @@ use everbeat::identity::{
     AuthError, CacheSettings, DeviceCaller, DeviceState, Identity, IdentityError, IdentitySettings, Parts, keys,
 };
 use everbeat::lifecycle::readiness::{Check, Readiness};
-use everbeat::net::{ConnInfo, Listener, Peer, PeerCert, Rejection};
+use everbeat::net::{ConnInfo, Listener, Memo, Peer, PeerCert, Rejection};
 use everbeat::store::changes::{ChangeError, ChangeLog};
 use everbeat::store::devices::{self, Switch};
 use everbeat::store::keys::PublishRefusal;
@@ -125,7 +125,8 @@ fn certificate(answer: &EnrollAnswer) -> Arc<PeerCert> {
 }
 
 fn connection(peer: Peer) -> ConnInfo {
-    ConnInfo { number: 1, remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), listener: Listener::Device, peer }
+    let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    ConnInfo { number: 1, remote, listener: Listener::Device, peer, memo: Memo::default() }
 }
 
 fn calls(answer: &EnrollAnswer) -> ConnInfo {
@@ -323,7 +324,7 @@ async fn a_blind_replica_remembers_for_heartbeats_only() {
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     let caller = identity.device(&calls(&known)).await.unwrap();
     let bearer = identity.device_token(&caller).unwrap().access_token;
-    let elsewhere = DeviceCaller { certificate: certificate(&unknown), ..caller };
+    let elsewhere = DeviceCaller { certificate: certificate(&unknown), ..(*caller).clone() };
     let other = identity.device_token(&elsewhere).unwrap().access_token;
     here.clock.advance(Duration::from_secs(11));
     assert!(!identity.freshness().is_fresh());

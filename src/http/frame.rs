@@ -16,10 +16,11 @@ use uuid::{NoContext, Timestamp, Uuid};
 use super::api::Shared;
 use super::drill::Origin;
 use super::error::{self, ApiError, Rendering};
+use super::guard::guard;
 use super::route::RouteInfo;
 use super::unread::Unread;
 use crate::domain::time::Clock;
-use crate::observe::http::{Series, UNMATCHED};
+use crate::observe::http::RouteMetrics;
 use crate::observe::net::Port;
 use crate::observe::{self};
 use crate::wire::problem::Slug;
@@ -28,17 +29,16 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_MAX: usize = 64;
 
 /// One route and what its listener shares.
-#[derive(Clone)]
 pub struct Row {
-    pub info: Arc<RouteInfo>,
-    pub shared: Shared,
+    pub info: RouteInfo,
+    pub shared: Arc<Shared>,
+    pub metrics: Arc<RouteMetrics>,
 }
 
 /// Requests that no row takes: an unknown path, or a known one with another method.
-#[derive(Clone)]
 pub struct Unmatched {
-    pub port: Port,
-    pub shared: Shared,
+    pub shared: Arc<Shared>,
+    pub metrics: Arc<RouteMetrics>,
 }
 
 /// The id of a request: in its log lines, in its answer, and in the problem if there is one.
@@ -46,9 +46,9 @@ pub struct Unmatched {
 pub struct RequestId(pub Arc<str>);
 
 /// The outermost layer of a route.
-pub async fn frame(State(row): State<Row>, request: Request, next: Next) -> Response {
-    let series = Series { port: row.info.port, route: row.info.path, method: row.info.method.as_str() };
-    let mut response = framed(&row.shared, series, row.info.speaks_oauth, request, next).await;
+pub async fn frame(State(row): State<Arc<Row>>, request: Request, next: Next) -> Response {
+    let served = |request| guard(&row, request, next);
+    let mut response = framed(&row.shared, &row.metrics, row.info.speaks_oauth, request, served).await;
     if row.info.has_secrets {
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
@@ -56,21 +56,26 @@ pub async fn frame(State(row): State<Row>, request: Request, next: Next) -> Resp
 }
 
 /// The same for requests that no route takes.
-pub async fn frame_unmatched(State(unmatched): State<Unmatched>, request: Request, next: Next) -> Response {
-    // A method is text of the caller's: the label has it only if HTTP has it.
-    let series = Series { port: unmatched.port, route: UNMATCHED, method: "other" };
-    framed(&unmatched.shared, series, false, request, next).await
+pub async fn frame_unmatched(State(unmatched): State<Arc<Unmatched>>, request: Request, next: Next) -> Response {
+    framed(&unmatched.shared, &unmatched.metrics, false, request, |request| next.run(request)).await
 }
 
-async fn framed(shared: &Shared, series: Series, oauth: bool, mut request: Request, next: Next) -> Response {
+async fn framed<F: Future<Output = Response>>(
+    shared: &Shared,
+    metrics: &Arc<RouteMetrics>,
+    oauth: bool,
+    mut request: Request,
+    served: impl FnOnce(Request) -> F,
+) -> Response {
+    let series = metrics.series;
     let RequestId(id) = request_id(request.headers(), &shared.clock);
     let origin = Origin::of(shared);
     request.extensions_mut().insert(RequestId(id.clone()));
     let (request, unread) = Unread::of(request);
     let span = tracing::info_span!("request", request_id = %id, listener = series.port.as_str(), method = series.method, route = series.route);
     async move {
-        let in_flight = observe::http::begin(series);
-        let caught = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        let in_flight = metrics.begin();
+        let caught = AssertUnwindSafe(served(request)).catch_unwind().await;
         let response = caught.unwrap_or_else(|panic| panicked(series.port, panic.as_ref()));
         let refused = response.status().is_client_error() || response.status().is_server_error();
         let closes = refused && !unread.take_in().await;

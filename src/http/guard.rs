@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::HeaderName;
 use axum::http::request::Parts;
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 
 use super::accept;
 use super::authn::{Operator, WithCert, WithCertAndToken, WithOldCert, bearer};
@@ -24,25 +24,29 @@ use crate::observe::net::Port;
 use crate::presence::Contact;
 use crate::wire::problem::{FieldError, Slug};
 
-/// The middleware of one route.
-pub async fn guard(State(row): State<Row>, request: Request, next: Next) -> Result<Response, ApiError> {
+/// Lets a request of this route pass, or says why not.
+pub(super) async fn guard(row: &Row, request: Request, next: Next) -> Response {
+    admit(row, request, next).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn admit(row: &Row, request: Request, next: Next) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     // Held until there is an answer.
-    let _permit = enter(&row)?;
+    let _permit = enter(row)?;
     // Probes and scrapers send what they like, and have to be answered.
     let refused = |media: &&'static str| row.info.port != Port::Ops && !accept::takes(&parts.headers, media);
     if let Some(media) = row.info.produces().filter(refused) {
         return Err(ApiError::because(Slug::NotAcceptable, format!("The answer is {media}.")));
     }
-    let bounds = bounds(&row);
+    let bounds = bounds(row);
     check_declared(&parts.headers, bounds)?;
     parts.extensions.insert(bounds);
     if row.info.takes_readings {
-        let patience = patience(&row, &parts)?;
+        let patience = patience(row, &parts)?;
         parts.extensions.insert(patience);
     }
-    let operator = authenticate(&row, &mut parts).await?;
-    known_query(&row, &parts)?;
+    let operator = authenticate(row, &mut parts).await?;
+    known_query(row, &parts)?;
     let response = next.run(Request::from_parts(parts, body)).await;
     if response.status().is_success() && operator.is_some_and(|operator| !operator.has_asked()) {
         return Err(ApiError::internal("a handler succeeded without asking whether its operator may"));
@@ -154,7 +158,7 @@ async fn device(row: &Row, parts: &Parts, with_token: bool) -> Result<Arc<Device
             _ => {}
         }
     }
-    let caller = Arc::new(judged?);
+    let caller = judged?;
     if let Some(admission) = row.shared.admission.as_ref() {
         admission.spend(row.info.class, caller.device.id, caller.device.fleet).map_err(|refused| shed(row, refused))?;
     }
@@ -167,7 +171,7 @@ async fn judge(
     connection: &ConnInfo,
     token: Option<Result<&str, AuthError>>,
     may_be_blind: bool,
-) -> Result<DeviceCaller, AuthError> {
+) -> Result<Arc<DeviceCaller>, AuthError> {
     let Some(token) = token else {
         return identity.device(connection).await;
     };

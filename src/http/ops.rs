@@ -1,6 +1,7 @@
 //! `/livez`, `/readyz`, `/metrics`. For machines inside: no host, address or setting is named.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
@@ -19,7 +20,7 @@ pub async fn livez() -> impl IntoResponse {
 }
 
 /// It should get traffic.
-pub async fn readyz(State(api): State<OpsApi>, RawQuery(query): RawQuery) -> impl IntoResponse {
+pub async fn readyz(State(api): State<Arc<OpsApi>>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let ready = api.readiness.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let verbose =
@@ -32,7 +33,7 @@ pub async fn readyz(State(api): State<OpsApi>, RawQuery(query): RawQuery) -> imp
     AsItIs::mark((status, [(CONTENT_TYPE, TEXT)], text))
 }
 
-pub async fn metrics(State(api): State<OpsApi>) -> impl IntoResponse {
+pub async fn metrics(State(api): State<Arc<OpsApi>>) -> impl IntoResponse {
     process::collect();
     ([(CONTENT_TYPE, EXPOSITION)], api.metrics.render())
 }

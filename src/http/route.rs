@@ -1,6 +1,7 @@
 //! One row of the table of routes: where it is, who may call it, what it takes and answers.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::handler::Handler;
@@ -11,11 +12,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::api::Shared;
 use super::frame::{self, Row, Unmatched};
-use super::guard::guard;
 use super::openapi::Shape;
 use crate::admission::Class;
 use crate::domain::access::Action;
-use crate::observe;
+use crate::observe::http::{RouteMetrics, Series, UNMATCHED};
 use crate::observe::net::Port;
 
 pub const JSON: &str = "application/json";
@@ -253,17 +253,18 @@ pub(super) fn build<S: Clone + Send + Sync + 'static>(
     shared: &Shared,
     state: S,
 ) -> Router {
+    let shared = Arc::new(shared.clone());
     let mut app = Router::new();
     for Route { info, handler } in routes {
-        observe::http::register(observe::http::Series { port, route: info.path, method: info.method.as_str() });
-        let (path, row) = (info.path, Row { info: info.into(), shared: shared.clone() });
+        let metrics = RouteMetrics::new(Series { port, route: info.path, method: info.method.as_str() });
+        let (path, row) = (info.path, Arc::new(Row { info, shared: shared.clone(), metrics }));
         // `route_layer`: the fallback for other methods is not this row's.
-        let handler = handler
-            .route_layer(from_fn_with_state(row.clone(), guard))
-            .route_layer(from_fn_with_state(row, frame::frame));
+        let handler = handler.route_layer(from_fn_with_state(row, frame::frame));
         app = app.route(path, handler);
     }
-    let unmatched = from_fn_with_state(Unmatched { port, shared: shared.clone() }, frame::frame_unmatched);
+    // A method is text of the caller's: no label has it.
+    let metrics = RouteMetrics::new(Series { port, route: UNMATCHED, method: "other" });
+    let unmatched = from_fn_with_state(Arc::new(Unmatched { shared: shared.clone(), metrics }), frame::frame_unmatched);
     let unknown_path = frame::unknown_path.layer(unmatched.clone());
     let unknown_method = frame::unknown_method.layer(unmatched);
     app.fallback(unknown_path).method_not_allowed_fallback(unknown_method).with_state(state)

@@ -1,6 +1,8 @@
 //! Every route of the three listeners. The routers, the OpenAPI documents and the tests of permissions are made of
 //! this table; there is no other list.
 
+use std::sync::Arc;
+
 use axum::Router;
 
 use super::api::{AdminApi, DeviceApi, OpsApi, Shared};
@@ -23,7 +25,7 @@ pub(super) const EXPOSITION: &str = "text/plain; version=0.0.4";
 pub(super) const TEXT: &str = "text/plain";
 
 #[rustfmt::skip] // a row is read as a whole
-fn device_routes() -> Vec<Route<DeviceApi>> {
+fn device_routes() -> Vec<Route<Arc<DeviceApi>>> {
     use Method::{Get, Post};
     use Permission::{Cert, CertAndToken, CertMaybeExpired, EnrollmentToken, Public};
     let d = Port::Device;
@@ -59,7 +61,7 @@ fn device_routes() -> Vec<Route<DeviceApi>> {
 }
 
 #[rustfmt::skip] // a row is read as a whole
-fn admin_routes() -> Vec<Route<AdminApi>> {
+fn admin_routes() -> Vec<Route<Arc<AdminApi>>> {
     use Action::{FleetRead, SelfRead};
     use Method::Get;
     use Permission::{Operator, Public};
@@ -81,7 +83,7 @@ fn admin_routes() -> Vec<Route<AdminApi>> {
 }
 
 #[rustfmt::skip]
-fn fleet_routes() -> Vec<Route<AdminApi>> {
+fn fleet_routes() -> Vec<Route<Arc<AdminApi>>> {
     use Action::{FleetAdmin, FleetRead};
     use Method::{Get, Post};
     use Permission::Operator;
@@ -100,7 +102,7 @@ fn fleet_routes() -> Vec<Route<AdminApi>> {
 }
 
 #[rustfmt::skip]
-fn device_view_routes() -> Vec<Route<AdminApi>> {
+fn device_view_routes() -> Vec<Route<Arc<AdminApi>>> {
     use Action::{FleetRead, FleetSteer};
     use Method::{Get, Post};
     use Permission::Operator;
@@ -129,7 +131,7 @@ fn device_view_routes() -> Vec<Route<AdminApi>> {
 }
 
 #[rustfmt::skip]
-fn credential_routes() -> Vec<Route<AdminApi>> {
+fn credential_routes() -> Vec<Route<Arc<AdminApi>>> {
     use Action::{FleetRead, FleetSteer};
     use Method::{Get, Post};
     use Permission::Operator;
@@ -157,7 +159,7 @@ fn credential_routes() -> Vec<Route<AdminApi>> {
 }
 
 #[rustfmt::skip]
-fn service_routes() -> Vec<Route<AdminApi>> {
+fn service_routes() -> Vec<Route<Arc<AdminApi>>> {
     use Action::ServiceRead;
     use Method::Get;
     use Permission::Operator;
@@ -176,7 +178,7 @@ fn service_routes() -> Vec<Route<AdminApi>> {
 }
 
 #[rustfmt::skip] // a row is read as a whole
-fn ops_routes() -> Vec<Route<OpsApi>> {
+fn ops_routes() -> Vec<Route<Arc<OpsApi>>> {
     use Method::Get;
     use Permission::Public;
     let o = Port::Ops;
@@ -192,15 +194,15 @@ fn ops_routes() -> Vec<Route<OpsApi>> {
 }
 
 pub fn device_router(api: DeviceApi) -> Router {
-    build(Port::Device, device_routes(), &Shared::from(&api), api)
+    build(Port::Device, device_routes(), &Shared::from(&api), Arc::new(api))
 }
 
 pub fn admin_router(api: AdminApi) -> Router {
-    build(Port::Admin, admin_routes(), &Shared::from(&api), api)
+    build(Port::Admin, admin_routes(), &Shared::from(&api), Arc::new(api))
 }
 
 pub fn ops_router(api: OpsApi) -> Router {
-    build(Port::Ops, ops_routes(), &Shared::from(&api), api)
+    build(Port::Ops, ops_routes(), &Shared::from(&api), Arc::new(api))
 }
 
 /// All rows, without their handlers.

@@ -1,8 +1,12 @@
 //! Connection and bearer token → caller. Touches no database for a caller who is known, and verifies no signature
 //! twice; all that can change is compared again at each request.
+//!
+//! A connection remembers its caller ([`Known`]): as long as the change log brings nothing new, the caches need not be
+//! asked again.
 
 use std::sync::Arc;
 
+use aws_lc_rs::constant_time;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -36,25 +40,70 @@ pub struct OperatorCaller {
     pub expires_at: OffsetDateTime,
 }
 
+/// A device that has called on this connection before.
+struct Known {
+    /// Of the change log: what has been applied since then may concern this device.
+    position: u64,
+    bearer: Box<str>,
+    claims: Arc<DeviceClaims>,
+    credential: Arc<Credential>,
+    caller: Arc<DeviceCaller>,
+}
+
 impl Identity {
     /// The device behind the connection's certificate.
-    pub async fn device(&self, conn: &ConnInfo) -> Result<DeviceCaller, AuthError> {
-        counted(self.certified(conn).await)
+    pub async fn device(&self, conn: &ConnInfo) -> Result<Arc<DeviceCaller>, AuthError> {
+        counted(self.certified(conn).await).map(|(caller, _)| Arc::new(caller))
     }
 
     /// The same from the caches alone, also when blind: for heartbeats, which may be taken from known devices while
     /// the change log cannot be read. The token is judged as ever: that takes no database. [`AuthError::Blind`] for a
     /// device that is not in the caches.
-    pub async fn device_cached(&self, conn: &ConnInfo, bearer: &str) -> Result<DeviceCaller, AuthError> {
+    pub async fn device_cached(&self, conn: &ConnInfo, bearer: &str) -> Result<Arc<DeviceCaller>, AuthError> {
         let caller = counted(self.remembered(conn).await)?;
         counted(self.bound(&caller, bearer).await)?;
-        Ok(caller)
+        Ok(Arc::new(caller))
     }
 
     /// The device behind the certificate, which must also show a token that is bound to it (RFC 8705, 3).
-    pub async fn device_with_token(&self, conn: &ConnInfo, bearer: &str) -> Result<DeviceCaller, AuthError> {
-        let caller = self.device(conn).await?;
-        counted(self.bound(&caller, bearer).await)?;
+    pub async fn device_with_token(&self, conn: &ConnInfo, bearer: &str) -> Result<Arc<DeviceCaller>, AuthError> {
+        let known = self.known(conn, bearer);
+        self.0.records.memo_look_ups.count(known.is_some());
+        match known {
+            Some(known) => counted(self.still_well(conn, &known)).map(|()| known.caller.clone()),
+            None => counted(self.looked_up(conn, bearer).await),
+        }
+    }
+
+    /// Who called on this connection with this token, if nothing was applied since.
+    fn known(&self, conn: &ConnInfo, bearer: &str) -> Option<Arc<Known>> {
+        let position = self.0.records.position.now();
+        conn.memo.get::<Known>().filter(|known| known.position == position && same(&known.bearer, bearer))
+    }
+
+    /// All that can change without the change log: clocks, freshness, the keys.
+    fn still_well(&self, conn: &ConnInfo, known: &Known) -> Result<(), AuthError> {
+        let certificate = self.current(conn)?;
+        self.sees()?;
+        self.judge_credential(&certificate, &known.credential)?;
+        judge_device(&known.caller.device)?;
+        self.still_good(&known.claims.kid, Audience::Device, known.claims.expires_at)
+    }
+
+    async fn looked_up(&self, conn: &ConnInfo, bearer: &str) -> Result<Arc<DeviceCaller>, AuthError> {
+        let calm = self.0.records.position.calm();
+        let (caller, credential) = self.certified(conn).await?;
+        let claims = self.bound(&caller, bearer).await?;
+        let caller = Arc::new(caller);
+        if let Some(position) = calm {
+            conn.memo.set(Arc::new(Known {
+                position,
+                bearer: bearer.into(),
+                claims,
+                credential,
+                caller: caller.clone(),
+            }));
+        }
         Ok(caller)
     }
 
@@ -72,7 +121,7 @@ impl Identity {
         Ok(TokenAnswer { access_token: token.text, token_type: "Bearer".to_owned(), expires_in })
     }
 
-    async fn certified(&self, conn: &ConnInfo) -> Result<DeviceCaller, AuthError> {
+    async fn certified(&self, conn: &ConnInfo) -> Result<(DeviceCaller, Arc<Credential>), AuthError> {
         let certificate = self.current(conn)?;
         self.sees()?;
         let credential = self.0.records.credential(certificate.fingerprint).await?;
@@ -80,7 +129,7 @@ impl Identity {
         self.judge_credential(&certificate, &credential)?;
         let device = self.0.records.device(certificate.device).await?.ok_or(AuthError::CertificateUnknown)?;
         judge_device(&device)?;
-        Ok(DeviceCaller { device, certificate })
+        Ok((DeviceCaller { device, certificate }, credential))
     }
 
     async fn remembered(&self, conn: &ConnInfo) -> Result<DeviceCaller, AuthError> {
@@ -118,17 +167,17 @@ impl Identity {
         if self.0.freshness.is_fresh() { Ok(()) } else { Err(AuthError::Blind) }
     }
 
-    async fn bound(&self, caller: &DeviceCaller, bearer: &str) -> Result<(), AuthError> {
+    async fn bound(&self, caller: &DeviceCaller, bearer: &str) -> Result<Arc<DeviceClaims>, AuthError> {
         let claims = self.device_claims(bearer).await?;
         let same = claims.device == caller.device.id && claims.certificate == caller.certificate.fingerprint;
-        if same { Ok(()) } else { Err(AuthError::TokenMismatch) }
+        if same { Ok(claims) } else { Err(AuthError::TokenMismatch) }
     }
 
     async fn device_claims(&self, bearer: &str) -> Result<Arc<DeviceClaims>, AuthError> {
         let (records, now) = (&self.0.records, self.0.clock.wall());
         let key = token_key(bearer)?;
         let cached = records.verified.get(&key).await;
-        observe::looked_up(observe::Cache::VerifiedToken, cached.is_some());
+        records.verified_look_ups.count(cached.is_some());
         let claims = match cached {
             Some(Verified::Device(claims)) => claims,
             Some(Verified::Operator(_)) => return Err(AuthError::TokenInvalid),
@@ -146,7 +195,7 @@ impl Identity {
         let (records, now) = (&self.0.records, self.0.clock.wall());
         let key = token_key(bearer)?;
         let cached = records.verified.get(&key).await;
-        observe::looked_up(observe::Cache::VerifiedToken, cached.is_some());
+        records.verified_look_ups.count(cached.is_some());
         let claims = match cached {
             Some(Verified::Operator(claims)) => claims,
             Some(Verified::Device(_)) => return Err(AuthError::TokenInvalid),
@@ -189,6 +238,11 @@ impl Identity {
             expires_at: claims.expires_at,
         })
     }
+}
+
+/// Takes the same time wherever they differ.
+fn same(known: &str, bearer: &str) -> bool {
+    constant_time::verify_slices_are_equal(known.as_bytes(), bearer.as_bytes()).is_ok()
 }
 
 fn token_key(bearer: &str) -> Result<[u8; 32], AuthError> {

@@ -11,7 +11,7 @@
 
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use moka::future::Cache;
 
@@ -27,9 +27,16 @@ const TRIES_MAX: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Position {
     applied: AtomicU64,
+    /// As far as the keys of invalidations are gone, too.
+    settled: AtomicU64,
+    /// Loads whose value may have to be taken away again.
+    loads: AtomicUsize,
     /// The timeline whose log is followed; 0: none.
     timeline: AtomicI32,
 }
+
+/// Counts as a load until it is dropped.
+struct Loading(Arc<Position>);
 
 impl Position {
     pub(super) fn now(&self) -> u64 {
@@ -41,6 +48,25 @@ impl Position {
         self.applied.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// To be called when the keys are gone.
+    pub(super) fn settle(&self) {
+        self.settled.store(self.now(), Ordering::SeqCst);
+    }
+
+    /// The position, if what is cached from now on is as of it: no invalidation is under way, and no load that began
+    /// before one. Whoever keeps what the caches say afterwards may use it for as long as [`Self::now`] is the same.
+    pub(super) fn calm(&self) -> Option<u64> {
+        // In this order: loads that begin after they were counted begin at this position.
+        let settled = self.settled.load(Ordering::SeqCst);
+        let calm = self.loads.load(Ordering::SeqCst) == 0 && self.now() == settled;
+        calm.then_some(settled)
+    }
+
+    fn loading(self: &Arc<Self>) -> Loading {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        Loading(self.clone())
+    }
+
     pub(super) fn timeline(&self) -> i32 {
         self.timeline.load(Ordering::SeqCst)
     }
@@ -49,6 +75,12 @@ impl Position {
     pub(super) fn restart(&self, timeline: i32) {
         self.timeline.store(timeline, Ordering::SeqCst);
         self.advance();
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        self.0.loads.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -71,7 +103,7 @@ enum Miss {
 }
 
 pub(super) struct Coherent<K, V> {
-    label: observe::Cache,
+    look_ups: observe::LookUps,
     entries: Cache<K, Entry<V>>,
     position: Arc<Position>,
 }
@@ -83,13 +115,13 @@ where
 {
     pub(super) fn new(label: observe::Cache, entries_max: u64, position: Arc<Position>) -> Arc<Self> {
         let entries = Cache::builder().name(label.as_str()).max_capacity(entries_max).build();
-        Arc::new(Self { label, entries, position })
+        Arc::new(Self { look_ups: observe::LookUps::of(label), entries, position })
     }
 
     /// What is cached; never loads.
     pub(super) async fn peek(&self, key: &K) -> Option<Arc<V>> {
         let entry = self.entries.get(key).await;
-        observe::looked_up(self.label, entry.is_some());
+        self.look_ups.count(entry.is_some());
         entry.map(|entry| entry.value)
     }
 
@@ -128,6 +160,7 @@ where
     where
         F: Future<Output = Result<Loaded<V>, StoreError>> + Send,
     {
+        let _loading = self.position.loading();
         let mut loaded_on = None;
         let init = async {
             let position = self.position.now();
@@ -201,6 +234,39 @@ mod tests {
         position.advance();
         cache.forget_all();
         assert_eq!(ready(&cache, answer("newer")).await, Ok(Some("newer".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn it_is_calm_when_nothing_is_being_taken_away_or_loaded() {
+        let (cache, position) = cache();
+        assert_eq!(position.calm(), None, "the restart has not forgotten yet");
+        position.settle();
+        let before = position.calm().unwrap();
+        let (release, held) = oneshot::channel::<()>();
+        let load = tasks::spawn({
+            let cache = cache.clone();
+            let mut held = Some(held);
+            let held = Mutex::new(held.take());
+            async move {
+                let load = || {
+                    let held = held.lock().unwrap().take();
+                    async move {
+                        let _ = held.unwrap().await;
+                        answer("old")
+                    }
+                };
+                cache.get(1, load).await
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(position.calm(), None, "its value may have to go");
+        position.advance();
+        cache.forget(&1).await;
+        position.settle();
+        assert_eq!(position.calm(), None, "a load from before");
+        release.send(()).unwrap();
+        load.await.unwrap().unwrap();
+        assert_eq!(position.calm(), Some(before + 1));
     }
 
     #[tokio::test]

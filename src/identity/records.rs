@@ -43,6 +43,9 @@ pub(super) struct Records {
     operator_tokens: Arc<Coherent<Uuid, OperatorToken>>,
     /// By the SHA-256 of the token: says that a signature is good, and nothing else.
     pub(super) verified: Cache<[u8; 32], Verified>,
+    pub(super) verified_look_ups: observe::LookUps,
+    /// What connections remember.
+    pub(super) memo_look_ups: observe::LookUps,
     pub(super) verifier: Verifier,
 }
 
@@ -58,6 +61,8 @@ impl Records {
             operators: Coherent::new(Label::Operator, operators_max, position.clone()),
             operator_tokens: Coherent::new(Label::OperatorToken, operators_max, position.clone()),
             verified: Cache::builder().max_capacity(devices_max).build(),
+            verified_look_ups: observe::LookUps::of(Label::VerifiedToken),
+            memo_look_ups: observe::LookUps::of(Label::Connection),
             verifier: Verifier::new(),
             position,
             reached: Mark::default(),
@@ -113,6 +118,7 @@ impl Records {
                 for change in changes {
                     self.forget(change).await;
                 }
+                self.position.settle();
                 observe::changes_applied(changes.len());
                 changes.iter().any(|change| change.kind == Some(ChangeKind::TokenKey))
             }
@@ -120,6 +126,7 @@ impl Records {
             Batch::Changes(_) | Batch::Everything => {
                 self.position.advance();
                 self.forget_all();
+                self.position.settle();
                 true
             }
         }
@@ -129,6 +136,7 @@ impl Records {
     pub(super) fn restart(&self, timeline: i32) {
         self.position.restart(timeline);
         self.forget_all();
+        self.position.settle();
     }
 
     /// Trusts these token keys, and no others.

@@ -1,7 +1,8 @@
 //! Who is at the other end, as far as the connection shows.
 
+use std::any::Any;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use time::OffsetDateTime;
@@ -42,6 +43,28 @@ pub struct ConnInfo {
     pub remote: SocketAddr,
     pub listener: Listener,
     pub peer: Peer,
+    pub memo: Memo,
+}
+
+/// What others remember of a connection, for as long as it is open.
+#[derive(Default)]
+pub struct Memo(Mutex<Option<Arc<dyn Any + Send + Sync>>>);
+
+impl Memo {
+    /// What was remembered last, if it is a `T`.
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?.downcast().ok()
+    }
+
+    pub fn set<T: Any + Send + Sync>(&self, value: Arc<T>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+    }
+}
+
+impl std::fmt::Debug for Memo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Memo")
+    }
 }
 
 /// The verdict on the client certificate, made at the handshake. A connection outlives it: `not_after` must be

@@ -1,5 +1,6 @@
 //! Requests, by listener and route. Routes are the templates of the table (a closed set) or `unmatched`.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::net::Port;
@@ -20,7 +21,7 @@ pub(super) const METRICS: &[Metric] = &[
 /// The route of a request that no route of the table took.
 pub const UNMATCHED: &str = "unmatched";
 
-/// What a request is counted under.
+/// What the requests of one route are counted under.
 #[derive(Clone, Copy, Debug)]
 pub struct Series {
     pub port: Port,
@@ -29,12 +30,21 @@ pub struct Series {
     pub method: &'static str,
 }
 
+/// The metrics of one route, looked up once.
+pub struct RouteMetrics {
+    pub series: Series,
+    in_flight: metrics::Gauge,
+    seconds: metrics::Histogram,
+    /// As [`STATUSES`].
+    requests: [OnceLock<metrics::Counter>; STATUSES.len()],
+}
+
 /// A request without an answer. Dropped before [`InFlight::answered`]: the caller left.
-#[derive(Debug)]
 pub struct InFlight {
-    series: Series,
+    route: Arc<RouteMetrics>,
     begun: tokio::time::Instant,
-    status: &'static str,
+    /// Place in [`STATUSES`].
+    status: usize,
 }
 
 pub(super) fn zero() {
@@ -44,68 +54,86 @@ pub(super) fn zero() {
     }
 }
 
-/// Starts the series of a route at zero; called once for each row of the table.
-pub fn register(series: Series) {
-    count(series, "200", 0);
-}
-
-pub fn begin(series: Series) -> InFlight {
-    metrics::gauge!(IN_FLIGHT, "listener" => series.port.as_str()).increment(1.0);
-    InFlight { series, begun: tokio::time::Instant::now(), status: "gone" }
-}
-
 pub fn panicked(port: Port) {
     metrics::counter!(PANICS, "listener" => port.as_str()).increment(1);
+}
+
+impl RouteMetrics {
+    /// Counts with the recorder that is installed now, from zero.
+    pub fn new(series: Series) -> Arc<Self> {
+        let Series { port, route, .. } = series;
+        let this = Self {
+            series,
+            in_flight: metrics::gauge!(IN_FLIGHT, "listener" => port.as_str()),
+            seconds: metrics::histogram!(SECONDS, "listener" => port.as_str(), "route" => route),
+            requests: [const { OnceLock::new() }; STATUSES.len()],
+        };
+        this.count(place(200), 0);
+        Arc::new(this)
+    }
+
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.increment(1.0);
+        InFlight { route: self.clone(), begun: tokio::time::Instant::now(), status: GONE }
+    }
+
+    /// A status has a series from its first answer on.
+    fn count(&self, status: usize, n: u64) {
+        let Series { port, route, method } = self.series;
+        let counter = self.requests[status].get_or_init(|| {
+            let (listener, status) = (port.as_str(), STATUSES[status].1);
+            metrics::counter!(REQUESTS, "listener" => listener, "route" => route, "method" => method, "status" => status)
+        });
+        counter.increment(n);
+    }
 }
 
 impl InFlight {
     /// Ends the measurement, and says how long it took.
     pub fn answered(mut self, status: u16) -> Duration {
-        self.status = label(status);
+        self.status = place(status);
         self.begun.elapsed()
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let listener = self.series.port.as_str();
-        metrics::gauge!(IN_FLIGHT, "listener" => listener).decrement(1.0);
-        metrics::histogram!(SECONDS, "listener" => listener, "route" => self.series.route)
-            .record(self.begun.elapsed().as_secs_f64());
-        count(self.series, self.status, 1);
+        self.route.in_flight.decrement(1.0);
+        self.route.seconds.record(self.begun.elapsed().as_secs_f64());
+        self.route.count(self.status, 1);
     }
 }
 
-fn count(series: Series, status: &'static str, n: u64) {
-    let Series { port, route, method } = series;
-    metrics::counter!(REQUESTS, "listener" => port.as_str(), "route" => route, "method" => method, "status" => status)
-        .increment(n);
-}
-
 /// The statuses that we answer with; a label is never made of anything else.
-fn label(status: u16) -> &'static str {
-    const KNOWN: &[(u16, &str)] = &[
-        (200, "200"),
-        (201, "201"),
-        (202, "202"),
-        (204, "204"),
-        (207, "207"),
-        (304, "304"),
-        (400, "400"),
-        (401, "401"),
-        (403, "403"),
-        (404, "404"),
-        (405, "405"),
-        (406, "406"),
-        (408, "408"),
-        (409, "409"),
-        (412, "412"),
-        (413, "413"),
-        (415, "415"),
-        (422, "422"),
-        (429, "429"),
-        (500, "500"),
-        (503, "503"),
-    ];
-    KNOWN.iter().find(|(code, _)| *code == status).map_or("other", |(_, text)| text)
+const STATUSES: [(u16, &str); 23] = [
+    (200, "200"),
+    (201, "201"),
+    (202, "202"),
+    (204, "204"),
+    (207, "207"),
+    (304, "304"),
+    (400, "400"),
+    (401, "401"),
+    (403, "403"),
+    (404, "404"),
+    (405, "405"),
+    (406, "406"),
+    (408, "408"),
+    (409, "409"),
+    (412, "412"),
+    (413, "413"),
+    (415, "415"),
+    (422, "422"),
+    (429, "429"),
+    (500, "500"),
+    (503, "503"),
+    (0, "other"),
+    (0, "gone"),
+];
+const OTHER: usize = STATUSES.len() - 2;
+const GONE: usize = STATUSES.len() - 1;
+
+/// Of a status in [`STATUSES`].
+fn place(status: u16) -> usize {
+    STATUSES.iter().position(|(code, _)| *code == status).filter(|place| *place < OTHER).unwrap_or(OTHER)
 }

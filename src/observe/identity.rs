@@ -62,6 +62,7 @@ label!(
         Operator = "operator",
         OperatorToken = "operator_token",
         VerifiedToken = "verified_token",
+        Connection = "connection",
     }
 );
 
@@ -120,9 +121,22 @@ pub(super) fn zero() {
     }
 }
 
-pub fn looked_up(cache: Cache, hit: bool) {
-    let outcome = if hit { "hit" } else { "miss" };
-    metrics::counter!(CACHE, "cache" => cache.as_str(), "outcome" => outcome).increment(1);
+/// Look-ups in one cache.
+pub struct LookUps {
+    hits: metrics::Counter,
+    misses: metrics::Counter,
+}
+
+impl LookUps {
+    /// Counts with the recorder that is installed now.
+    pub fn of(cache: Cache) -> Self {
+        let counter = |outcome| metrics::counter!(CACHE, "cache" => cache.as_str(), "outcome" => outcome);
+        Self { hits: counter("hit"), misses: counter("miss") }
+    }
+
+    pub fn count(&self, hit: bool) {
+        if hit { self.hits.increment(1) } else { self.misses.increment(1) }
+    }
 }
 
 pub fn proof_age(age: Duration) {

@@ -134,8 +134,18 @@ pub(super) fn zero() {
     metrics::gauge!(PENDING).set(0.0);
 }
 
-pub fn heartbeat(outcome: Heartbeat) {
-    metrics::counter!(HEARTBEATS, "outcome" => outcome.as_str()).increment(1);
+/// Heartbeats by outcome.
+pub struct Heartbeats([metrics::Counter; Heartbeat::ALL.len()]);
+
+impl Heartbeats {
+    /// Counts with the recorder that is installed now.
+    pub fn look_up() -> Self {
+        Self(Heartbeat::ALL.map(|outcome| metrics::counter!(HEARTBEATS, "outcome" => outcome.as_str())))
+    }
+
+    pub fn count(&self, outcome: Heartbeat) {
+        self.0[outcome as usize].increment(1);
+    }
 }
 
 pub fn flush(outcome: &'static str, took: Duration, rows: usize) {

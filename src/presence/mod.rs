@@ -122,6 +122,7 @@ struct Inner {
     /// What the watch has seen last.
     blind: watch::Sender<bool>,
     random: Random,
+    heartbeats: observed::Heartbeats,
 }
 
 impl Presence {
@@ -146,6 +147,7 @@ impl Presence {
             clock,
             blind: watch::Sender::new(true),
             random,
+            heartbeats: observed::Heartbeats::look_up(),
         });
         pulse::start(&inner, readiness, &own, tasks);
         flusher::start(inner.clone(), tasks, closed);
@@ -158,7 +160,7 @@ impl Presence {
     /// All of them mean 503 to the device.
     pub async fn heartbeat(&self, contact: Contact, said: Said) -> Result<HeartbeatReply, PresenceError> {
         let outcome = self.0.heartbeat(&contact, said).await;
-        observed::heartbeat(match &outcome {
+        self.0.heartbeats.count(match &outcome {
             Ok(_) => observed::Heartbeat::Accepted,
             Err(PresenceError::Blind { .. }) => observed::Heartbeat::Blind,
             Err(PresenceError::Full) => observed::Heartbeat::Full,

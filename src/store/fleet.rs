@@ -150,49 +150,66 @@ impl FleetStore {
 
     /// Runs one quick statement that reads, for a device's request.
     pub async fn read(&self, statement: &'static Statement, params: Params) -> Result<Vec<Row>, StoreError> {
-        self.single(statement, params, Lane::Read).await
+        Ok(self.single(statement, params, self.deadline, Lane::Read).await?.0)
     }
 
     /// Runs one statement that reads for a person, and may be slow: on connections of its own, and ended by the
     /// server at the deadline.
     pub async fn browse(&self, statement: &'static Statement, params: Params) -> Result<Vec<Row>, StoreError> {
-        self.single(statement, params, Lane::Browse).await
+        Ok(self.single(statement, params, self.deadline, Lane::Browse).await?.0)
     }
 
     /// Runs one statement that writes, and commits by itself. Its deadline makes it *unknown*, and so does a commit
     /// that the policy does not let anybody rely on.
     pub async fn write(&self, statement: &'static Statement, params: Params) -> Result<Vec<Row>, StoreError> {
-        self.single(statement, params, Lane::Write).await
+        Ok(self.single(statement, params, self.deadline, Lane::Write).await?.0)
+    }
+
+    /// The same within `limit`, and says where it is then.
+    pub async fn write_within(
+        &self,
+        limit: Duration,
+        statement: &'static Statement,
+        params: Params,
+    ) -> Result<(Vec<Row>, Durability), StoreError> {
+        self.single(statement, params, limit, Lane::Write).await
     }
 
     /// The same for what this replica writes for itself: nobody is told of a success, so that no standby is asked.
     pub async fn upkeep(&self, statement: &'static Statement, params: Params) -> Result<Vec<Row>, StoreError> {
-        self.single(statement, params, Lane::Upkeep).await
+        Ok(self.single(statement, params, self.deadline, Lane::Upkeep).await?.0)
     }
 
-    async fn single(&self, statement: &'static Statement, params: Params, lane: Lane) -> Result<Vec<Row>, StoreError> {
+    async fn single(
+        &self,
+        statement: &'static Statement,
+        params: Params,
+        limit: Duration,
+        lane: Lane,
+    ) -> Result<(Vec<Row>, Durability), StoreError> {
         let begun = Instant::now();
         let params = Arc::new(params);
         let name = statement.name;
         let witness = self.witness_for(lane);
-        self.retrying(begun, self.deadline, || {
+        self.retrying(begun, limit, || {
             let (params, witness) = (params.clone(), witness.clone());
-            let work: ConnectionWork<Vec<Row>> = Box::new(move |connection| {
+            let work: ConnectionWork<(Vec<Row>, Durability)> = Box::new(move |connection| {
                 Box::pin(async move {
                     let prepared = connection.prepare_cached(statement.sql).await.map_err(Failed::before)?;
                     let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| &**p as &(dyn ToSql + Sync)).collect();
                     let run = connection.query(&prepared, &params);
                     let Some(witness) = witness else {
-                        return run.await.map_err(|error| Failed::Driver(lane.stage(), error));
+                        let rows = run.await.map_err(|error| Failed::Driver(lane.stage(), error))?;
+                        return Ok((rows, Durability::Full));
                     };
                     // In this order on the wire, or the question would be about the time before the commit.
                     let (rows, seen) = tokio::join!(biased; run, position(connection));
                     let rows = rows.map_err(Failed::committing)?;
-                    witness.verdict(name, covered(&mut &*connection, seen.ok()).await).map_err(Failed::Policy)?;
-                    Ok(rows)
+                    let durability = witness.verdict(name, covered(&mut &*connection, seen.ok()).await);
+                    Ok((rows, durability.map_err(Failed::Policy)?))
                 })
             });
-            self.on_connection(name, begun + self.deadline, lane, work)
+            self.on_connection(name, begun + limit, lane, work)
         })
         .await
     }

@@ -1,20 +1,24 @@
 //! Readings: many are stored in one commit, few are read at a time.
 //!
 //! An insert takes its rows in the order of the key, so that two batches cannot deadlock, and leaves rows that exist
-//! alone; what they hold is read in the same transaction. The transaction always writes WAL: the commit of one that
-//! found everything stored would not wait for the standby, and would acknowledge what a failover may lose.
+//! alone; what those hold is read afterwards, in a transaction that writes WAL: the commit of one that only read would
+//! not wait for the standby, and would acknowledge what a failover may lose.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use deadpool_postgres::Transaction;
 use time::{Date, OffsetDateTime};
+use tokio::time::Instant;
 use tokio_postgres::Row;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use uuid::Uuid;
 
-use super::{Durability, FleetStore, StoreError};
+use super::statement::{Params, left};
+use super::{Durability, Fault, FleetStore, StoreError};
 use crate::domain::ids::DeviceId;
 
 crate::statements! {
@@ -62,53 +66,100 @@ pub enum RowOutcome {
 
 type Key = (Uuid, OffsetDateTime, i64);
 
-/// Stores `rows[range]` in one transaction; one outcome for each row, in order, and where they are now.
+/// Stores `rows[range]`; one outcome for each row, in order, and where they are now.
 pub async fn insert(
     store: &FleetStore,
     rows: &Arc<NewReadings>,
     range: Range<usize>,
     limit: Duration,
 ) -> Result<(Vec<RowOutcome>, Durability), StoreError> {
-    let rows = rows.clone();
+    let begun = Instant::now();
+    // Nearly always all of it is new, and the statement commits by itself: one round trip.
+    let (stored, durability) = store.write_within(limit, &INSERT, columns(rows, &range)).await?;
+    if stored.len() == range.len() {
+        return Ok((vec![RowOutcome::Stored; stored.len()], durability));
+    }
+    let mut outcomes: HashMap<Key, RowOutcome> = stored.iter().map(|row| (key(row), RowOutcome::Stored)).collect();
+    let keys = || range.clone().map(|row| (rows.devices[row], rows.ts[row], rows.digests[row]));
+    let missing: Arc<[Key]> = keys().filter(|key| !outcomes.contains_key(key)).collect();
+    let there = existing(store, missing, left(begun, limit)).await;
+    let (there, durability_there) = there.map_err(|error| match error.fault {
+        // Some of it was done.
+        Fault::Unavailable | Fault::Contention if !stored.is_empty() => StoreError { fault: Fault::Unknown, ..error },
+        _ => error,
+    })?;
+    outcomes.extend(there.iter().map(|row| (key(row), RowOutcome::Exists { content: row.get(3) })));
+    let outcomes = keys().map(|key| outcomes.get(&key).copied().unwrap_or(RowOutcome::Vanished)).collect();
+    let is_full = durability == Durability::Full && durability_there == Durability::Full;
+    Ok((outcomes, if is_full { Durability::Full } else { Durability::Degraded }))
+}
+
+/// What was there already, in a transaction that writes WAL first: its commit waits for the standby, which then has what
+/// was read in it.
+async fn existing(store: &FleetStore, keys: Arc<[Key]>, limit: Duration) -> Result<(Vec<Row>, Durability), StoreError> {
     store
         .commit("readings_commit", limit, move |transaction| {
-            let (rows, range) = (rows.clone(), range.clone());
-            Box::pin(async move { insert_in(transaction, &rows, range).await })
+            let keys = keys.clone();
+            Box::pin(async move { existing_in(transaction, &keys).await })
         })
         .await
 }
 
-async fn insert_in(
-    transaction: &Transaction<'_>,
-    rows: &NewReadings,
-    range: Range<usize>,
-) -> Result<Vec<RowOutcome>, tokio_postgres::Error> {
-    let (devices, ts) = (&rows.devices[range.clone()], &rows.ts[range.clone()]);
-    let (digests, contents) = (&rows.digests[range.clone()], &rows.contents[range.clone()]);
-    let values = &rows.values[range];
-    let insert = transaction.prepare_cached(INSERT.sql).await?;
-    let stored = transaction.query(&insert, &[&devices, &ts, &digests, &contents, &values]).await?;
-    if stored.len() == devices.len() {
-        return Ok(vec![RowOutcome::Stored; stored.len()]);
-    }
-    if stored.is_empty() {
-        transaction.execute(WAL_WRITE.sql, &[]).await?;
-    }
-    let mut outcomes: HashMap<Key, RowOutcome> = stored.iter().map(|row| (key(row), RowOutcome::Stored)).collect();
-    let keys = || devices.iter().zip(ts).zip(digests).map(|((device, ts), digest)| (*device, *ts, *digest));
-    let missing: Vec<Key> = keys().filter(|key| !outcomes.contains_key(key)).collect();
-    for row in existing(transaction, &missing).await? {
-        outcomes.insert(key(&row), RowOutcome::Exists { content: row.get(3) });
-    }
-    Ok(keys().map(|key| outcomes.get(&key).copied().unwrap_or(RowOutcome::Vanished)).collect())
-}
-
-async fn existing(transaction: &Transaction<'_>, keys: &[Key]) -> Result<Vec<Row>, tokio_postgres::Error> {
+async fn existing_in(transaction: &Transaction<'_>, keys: &[Key]) -> Result<Vec<Row>, tokio_postgres::Error> {
+    transaction.execute(WAL_WRITE.sql, &[]).await?;
     let devices: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
     let ts: Vec<OffsetDateTime> = keys.iter().map(|key| key.1).collect();
     let digests: Vec<i64> = keys.iter().map(|key| key.2).collect();
     let existing = transaction.prepare_cached(EXISTING.sql).await?;
     transaction.query(&existing, &[&devices, &ts, &digests, &ts.iter().min(), &ts.iter().max()]).await
+}
+
+/// A range of one column, as a parameter.
+struct Part<T: 'static> {
+    rows: Arc<NewReadings>,
+    range: Range<usize>,
+    column: fn(&NewReadings) -> &[T],
+}
+
+/// The parameters of [`INSERT`].
+fn columns(rows: &Arc<NewReadings>, range: &Range<usize>) -> Params {
+    let part = Source { rows, range };
+    vec![
+        Box::new(part.of(|rows| &rows.devices)),
+        Box::new(part.of(|rows| &rows.ts)),
+        Box::new(part.of(|rows| &rows.digests)),
+        Box::new(part.of(|rows| &rows.contents)),
+        Box::new(part.of(|rows| &rows.values)),
+    ]
+}
+
+struct Source<'a> {
+    rows: &'a Arc<NewReadings>,
+    range: &'a Range<usize>,
+}
+
+impl Source<'_> {
+    fn of<T>(&self, column: fn(&NewReadings) -> &[T]) -> Part<T> {
+        Part { rows: self.rows.clone(), range: self.range.clone(), column }
+    }
+}
+
+impl<T> std::fmt::Debug for Part<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "rows {:?}", self.range)
+    }
+}
+
+impl<T: ToSql + Sync> ToSql for Part<T> {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        (&(self.column)(&self.rows)[self.range.clone()]).to_sql(ty, out)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        <&[T]>::accepts(ty)
+    }
+
+    to_sql_checked!();
 }
 
 fn key(row: &Row) -> Key {
@@ -196,7 +247,7 @@ pub async fn page(store: &FleetStore, query: PageQuery) -> Result<(Vec<StoredRea
         }
     };
     let limit = query.limit as usize;
-    let params: super::statement::Params = vec![
+    let params: Params = vec![
         Box::new(query.device.0),
         Box::new(from),
         Box::new(to),

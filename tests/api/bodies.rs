@@ -29,11 +29,6 @@ async fn readings(device: &mut Caller, body: &str) -> Answer {
     send(device, "application/json", None, body).await
 }
 
-/// A new connection for the same device, where an answer has closed the old one.
-async fn reconnect(app: &TestApp, device: &mut Caller) {
-    device.wire = app.connect(Some(&device.identity)).await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_with_an_item_is_the_items_own() {
     let app = TestApp::new().await;
@@ -198,18 +193,18 @@ async fn a_hundred_megabytes_are_refused_early() {
         assert_eq!(problem["limit"], "body_max_bytes");
         assert!(problem["detail"].as_str().unwrap().contains(&limit.to_string()), "{problem}");
         assert_eq!(answer.header("connection"), Some("close"), "what follows is not another request");
-        reconnect(&app, &mut device).await;
+        device.reconnect(&app).await;
 
         let (sent, answer) = pushed(&mut device, declared, false, hundred).await;
         answer.refused(413, "too-large");
         assert!(sent <= 8 * MIB, "{sent} bytes were taken of a body whose length was declared");
-        reconnect(&app, &mut device).await;
+        device.reconnect(&app).await;
 
         let chunked = ask.header("Transfer-Encoding", "chunked").head_only();
         let (sent, answer) = pushed(&mut device, chunked, true, hundred).await;
         answer.refused(413, "too-large");
         assert!(sent <= 8 * MIB, "{sent} bytes were taken of a body without an end");
-        reconnect(&app, &mut device).await;
+        device.reconnect(&app).await;
         app.still_serves("100 MiB").await;
     }
     // A length that is no number, and two lengths: hyper's own answer, before any route.
@@ -217,7 +212,7 @@ async fn a_hundred_megabytes_are_refused_early() {
         let head = Ask::post("/v1/readings").header("Content-Length", bad).head_only();
         device.wire.send(&head).await;
         assert_eq!(device.wire.answer().await.status, 400, "Content-Length: {bad}");
-        reconnect(&app, &mut device).await;
+        device.reconnect(&app).await;
     }
     app.still_serves("odd lengths").await;
 }
@@ -249,7 +244,7 @@ async fn compression_bombs() {
             let ask = device.post(path).bytes("application/json", bomb.clone()).header("Content-Encoding", encoding);
             let problem = device.call(&ask).await.refused(413, "too-large");
             assert_eq!(problem["limit"], "body_max_bytes", "{problem}");
-            reconnect(&app, &mut device).await;
+            device.reconnect(&app).await;
             app.still_serves(encoding).await;
         }
     }

@@ -339,6 +339,11 @@ impl Caller {
         self.wire.call(ask).await
     }
 
+    /// A new connection, where the service has closed the old one or may have.
+    pub async fn reconnect(&mut self, app: &TestApp) {
+        self.wire = app.connect(Some(&self.identity)).await;
+    }
+
     pub async fn me(&mut self) -> Answer {
         let ask = Ask::get("/v1/me").bearer(&self.token);
         self.call(&ask).await

@@ -1,5 +1,7 @@
 //! `/v1/devices/{device}/certificates`, `/v1/certificates/{fingerprint}`, `…/revoke`
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 
@@ -19,7 +21,7 @@ use crate::wire::Page;
 use crate::wire::admin::{Certificate, Reason, Revocation};
 
 pub async fn list(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     PathOf(device): PathOf<DeviceRef>,
     Query(asked): Query<PageQuery>,
@@ -34,7 +36,7 @@ pub async fn list(
 }
 
 pub async fn get(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     PathOf(print): PathOf<Fingerprint>,
 ) -> Result<Json<Certificate>, ApiError> {
@@ -43,7 +45,7 @@ pub async fn get(
 
 /// A repetition succeeds.
 pub async fn revoke(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     PathOf(print): PathOf<Fingerprint>,
     OptionalJson(reason): OptionalJson<Reason>,

@@ -1,6 +1,7 @@
 //! `/v1/devices`, `/v1/devices/{device}`, `…/suspend`, `…/resume`
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
@@ -51,7 +52,7 @@ pub struct DevicesQuery {
 }
 
 pub async fn list(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     Query(asked): Query<DevicesQuery>,
 ) -> Result<Json<Page<Device>>, ApiError> {
@@ -83,7 +84,7 @@ pub async fn list(
 }
 
 pub async fn get(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     PathOf(device): PathOf<DeviceRef>,
 ) -> Result<Versioned<Device>, ApiError> {
@@ -91,7 +92,7 @@ pub async fn get(
 }
 
 pub async fn suspend(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     PathOf(device): PathOf<DeviceRef>,
     if_match: IfMatch,
@@ -101,7 +102,7 @@ pub async fn suspend(
 }
 
 pub async fn resume(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     PathOf(device): PathOf<DeviceRef>,
     if_match: IfMatch,

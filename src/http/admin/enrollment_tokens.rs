@@ -1,5 +1,6 @@
 //! `/v1/enrollment-tokens`, `/v1/enrollment-tokens/{token}/revoke`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -37,7 +38,7 @@ pub struct TokensQuery {
 }
 
 pub async fn list(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     Query(asked): Query<TokensQuery>,
 ) -> Result<Json<Page<EnrollmentToken>>, ApiError> {
@@ -54,7 +55,7 @@ pub async fn list(
 }
 
 pub async fn create(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     asked: Creation<NewEnrollmentToken>,
 ) -> Result<impl IntoResponse, ApiError> {
@@ -86,7 +87,7 @@ fn pattern_fits(pattern: Option<&str>) -> bool {
 
 /// A repetition succeeds.
 pub async fn revoke(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     PathOf(id): PathOf<String>,
 ) -> Result<Json<EnrollmentToken>, ApiError> {

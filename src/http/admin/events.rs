@@ -1,5 +1,7 @@
 //! `/v1/events`
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
@@ -37,7 +39,7 @@ pub struct EventsQuery {
 }
 
 pub async fn list(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     Query(asked): Query<EventsQuery>,
 ) -> Result<Json<EventPage>, ApiError> {

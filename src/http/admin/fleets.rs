@@ -1,5 +1,7 @@
 //! `/v1/fleets`
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -23,7 +25,7 @@ use crate::wire::Page;
 use crate::wire::admin::{Fleet, NewFleet};
 
 pub async fn list(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     Query(asked): Query<PageQuery>,
 ) -> Result<Json<Page<Fleet>>, ApiError> {
@@ -35,7 +37,7 @@ pub async fn list(
 }
 
 pub async fn get(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     PathOf(fleet): PathOf<FleetRef>,
 ) -> Result<impl IntoResponse, ApiError> {
@@ -44,7 +46,7 @@ pub async fn get(
 }
 
 pub async fn create(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     asked: Creation<NewFleet>,
 ) -> Result<impl IntoResponse, ApiError> {

@@ -1,5 +1,7 @@
 //! `/v1/leases`
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 
@@ -13,7 +15,7 @@ use crate::wire::Page;
 use crate::wire::admin::Lease;
 
 pub async fn list(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     Query(asked): Query<PageQuery>,
 ) -> Result<Json<Page<Lease>>, ApiError> {

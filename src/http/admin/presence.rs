@@ -3,6 +3,8 @@
 //! The deadlines are those of `presence::detector`, from the same evidence and with the same limits as the sweep's.
 //! They hold if the device stays silent, no outage comes, and the replica that heard it last goes on flushing.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use time::OffsetDateTime;
@@ -24,7 +26,7 @@ use crate::wire::admin::{JudgedOutage, Outage, Presence, Why};
 const OUTAGES_SHOWN: usize = 20;
 
 pub async fn get(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     PathOf(device): PathOf<DeviceRef>,
 ) -> Result<Json<Presence>, ApiError> {

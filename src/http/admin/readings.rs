@@ -1,5 +1,7 @@
 //! `/v1/devices/{device}/readings`, `…/readings/latest`
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -48,7 +50,7 @@ pub struct ReadingsQuery {
 }
 
 pub async fn list(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     PathOf(device): PathOf<DeviceRef>,
     Query(asked): Query<ReadingsQuery>,
@@ -74,7 +76,7 @@ pub async fn list(
 }
 
 pub async fn latest(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     PathOf(device): PathOf<DeviceRef>,
 ) -> Result<Json<Reading>, ApiError> {

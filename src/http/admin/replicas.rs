@@ -1,5 +1,7 @@
 //! `/v1/replicas`
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use uuid::Uuid;
@@ -14,7 +16,7 @@ use crate::wire::Page;
 use crate::wire::admin::Replica;
 
 pub async fn list(
-    State(api): State<AdminApi>,
+    State(api): State<Arc<AdminApi>>,
     operator: Operator,
     Query(asked): Query<PageQuery>,
 ) -> Result<Json<Page<Replica>>, ApiError> {

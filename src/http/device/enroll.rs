@@ -1,5 +1,7 @@
 //! `POST /v1/enroll` and `POST /v1/renew`: identity does the work; nothing of the input comes back in an error.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -16,7 +18,7 @@ const CSR_MAX: usize = 16_384;
 const TAGS_MAX: usize = 64;
 
 pub async fn enroll(
-    State(api): State<DeviceApi>,
+    State(api): State<Arc<DeviceApi>>,
     SecretJson(asked): SecretJson<EnrollRequest>,
 ) -> Result<(StatusCode, Json<EnrollAnswer>), ApiError> {
     Check::new()
@@ -28,7 +30,7 @@ pub async fn enroll(
 }
 
 pub async fn renew(
-    State(api): State<DeviceApi>,
+    State(api): State<Arc<DeviceApi>>,
     proof: WithOldCert,
     SecretJson(asked): SecretJson<RenewRequest>,
 ) -> Result<Json<EnrollAnswer>, ApiError> {

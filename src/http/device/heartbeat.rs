@@ -20,7 +20,7 @@ const INTERVAL_MAX_S: u64 = 2_592_000;
 const TEXT_MAX: usize = 256;
 
 pub async fn beat(
-    State(api): State<DeviceApi>,
+    State(api): State<Arc<DeviceApi>>,
     proof: WithCertAndToken,
     OptionalJson(asked): OptionalJson<HeartbeatRequest>,
 ) -> Result<Json<HeartbeatAnswer>, ApiError> {
@@ -43,7 +43,7 @@ pub async fn beat(
 }
 
 pub async fn goodbye(
-    State(api): State<DeviceApi>,
+    State(api): State<Arc<DeviceApi>>,
     proof: WithCertAndToken,
     OptionalJson(asked): OptionalJson<GoodbyeRequest>,
 ) -> Result<StatusCode, ApiError> {

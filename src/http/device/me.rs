@@ -1,5 +1,7 @@
 //! `GET /v1/me`
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 
@@ -8,7 +10,7 @@ use crate::http::authn::WithCertAndToken;
 use crate::identity::ca::renew_after;
 use crate::wire::device::{DeviceRef, Me, MyCertificate};
 
-pub async fn get(State(api): State<DeviceApi>, proof: WithCertAndToken) -> Json<Me> {
+pub async fn get(State(api): State<Arc<DeviceApi>>, proof: WithCertAndToken) -> Json<Me> {
     let (device, certificate) = (&proof.caller().device, &proof.caller().certificate);
     let limits = api.ingest.limits();
     Json(Me {

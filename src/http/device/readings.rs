@@ -1,6 +1,7 @@
 //! `POST /v1/readings`: decode, submit, answer after the commit.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -51,7 +52,7 @@ pub enum MetricValue {
 }
 
 pub async fn submit(
-    State(api): State<DeviceApi>,
+    State(api): State<Arc<DeviceApi>>,
     proof: WithCertAndToken,
     request: Request,
 ) -> Result<(StatusCode, Json<ReadingsAnswer>), ApiError> {

@@ -1,6 +1,8 @@
 //! `POST /v1/token`: OAuth 2 client credentials (RFC 6749, 4.4) over mutual TLS (RFC 8705). Unknown parameters are
 //! ignored, and no input is quoted in an error.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Request, State};
 use utoipa::ToSchema;
@@ -26,7 +28,7 @@ pub struct TokenRequest {
 }
 
 pub async fn create(
-    State(api): State<DeviceApi>,
+    State(api): State<Arc<DeviceApi>>,
     proof: WithCert,
     request: Request,
 ) -> Result<Json<TokenAnswer>, ApiError> {

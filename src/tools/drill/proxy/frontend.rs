@@ -1,7 +1,7 @@
 //! What a PostgreSQL client sends, as far as the proxy must know it ("Message Formats" in PostgreSQL's manual): where
 //! one message ends, and whether it commits or campaigns.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 /// Of a message's body, this much is looked at: names and the first words of a statement.
 const LOOKED_AT_MAX: usize = 256;
@@ -9,6 +9,8 @@ const START_CODE_TLS: u32 = 80_877_103;
 const START_CODE_GSS: u32 = 80_877_104;
 /// The comment that a campaign's text begins with.
 const CAMPAIGN: &[u8] = b"-- lease_campaign";
+/// Of a statement that commits by itself.
+const INSERT: &[u8] = b"-- readings_insert";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Message {
@@ -36,15 +38,15 @@ enum At {
 pub(super) struct Frontend {
     at: At,
     kept: Vec<u8>,
-    /// Prepared statements that campaign.
-    campaigns: HashSet<Vec<u8>>,
-    /// A campaign is bound and not yet synchronised.
-    campaigning: bool,
+    /// Prepared statements that campaign, or commit by themselves.
+    prepared: HashMap<Vec<u8>, Message>,
+    /// What is bound and not yet synchronised.
+    bound: Message,
 }
 
 impl Default for Frontend {
     fn default() -> Self {
-        Self { at: At::Start, kept: Vec::new(), campaigns: HashSet::new(), campaigning: false }
+        Self { at: At::Start, kept: Vec::new(), prepared: HashMap::new(), bound: Message::Other }
     }
 }
 
@@ -113,26 +115,35 @@ impl Frontend {
         let mut parts = self.kept.split(|byte| *byte == 0);
         let (first, second) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let message = match letter {
-            b'Q' if first.trim_ascii().eq_ignore_ascii_case(b"commit") => Message::Commit,
+            b'Q' if commits(first) => Message::Commit,
             b'P' => {
-                if second.trim_ascii_start().starts_with(CAMPAIGN) {
-                    self.campaigns.insert(first.to_vec());
-                } else {
-                    self.campaigns.remove(first);
-                }
+                let text = second.trim_ascii_start();
+                let of = [(CAMPAIGN, Message::Campaign), (INSERT, Message::Commit)];
+                let (_, does) =
+                    of.into_iter().find(|(name, _)| text.starts_with(name)).unwrap_or((b"", Message::Other));
+                self.prepared.insert(first.to_vec(), does);
                 Message::Other
             }
             // Bind: the portal's name, then the statement's.
             b'B' => {
-                self.campaigning |= self.campaigns.contains(second);
+                let does = self.prepared.get(second).copied().unwrap_or(Message::Other);
+                if does != Message::Other {
+                    self.bound = does;
+                }
                 Message::Other
             }
-            b'S' if std::mem::take(&mut self.campaigning) => Message::Campaign,
+            b'S' => std::mem::replace(&mut self.bound, Message::Other),
             _ => Message::Other,
         };
         self.kept.clear();
         message
     }
+}
+
+/// COMMIT, alone or before another statement.
+fn commits(text: &[u8]) -> bool {
+    let first = text.split(|byte| *byte == b';').next().unwrap_or_default();
+    first.trim_ascii().eq_ignore_ascii_case(b"commit")
 }
 
 fn number(bytes: &[u8]) -> u32 {
@@ -165,6 +176,7 @@ mod tests {
         }
         let mut frontend = started();
         assert_eq!(frontend.take(&message(b'Q', b"commit prepared 'x'\0")), [Message::Other]);
+        assert_eq!(frontend.take(&message(b'Q', b"commit;\n-- commit_position\nselect 1\0")), [Message::Commit]);
     }
 
     #[test]
@@ -176,6 +188,19 @@ mod tests {
         assert_eq!(frontend.take(&sent), [Message::Other, Message::Other, Message::Campaign]);
         let other = [message(b'B', b"\0s8\0\0\0\0\0"), message(b'S', b"")].concat();
         assert_eq!(frontend.take(&other), [Message::Other; 2]);
+    }
+
+    #[test]
+    fn an_insert_that_commits_by_itself_counts_when_it_is_sent() {
+        let mut frontend = started();
+        let text = b"s1\0-- readings_insert: stores a batch\ninsert\0\0\0";
+        assert_eq!(frontend.take(&[message(b'P', text), message(b'S', b"")].concat()), [Message::Other; 2]);
+        let asked = [message(b'B', b"\0s2\0\0\0\0\0"), message(b'S', b"")].concat();
+        for _ in 0..2 {
+            let sent = [message(b'B', b"\0s1\0\0\0\0\0"), message(b'E', b"\0\0\0\0\0"), message(b'S', b"")].concat();
+            assert_eq!(frontend.take(&sent), [Message::Other, Message::Other, Message::Commit]);
+            assert_eq!(frontend.take(&asked), [Message::Other; 2], "what is sent with it is not");
+        }
     }
 
     #[test]
