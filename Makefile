@@ -1,9 +1,9 @@
 # The menu over script/. Nothing is here that a script does not do: bare Debian has no make.
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint deny sqlx bench drill drill-smoke drill-local fresh image up down ci clean
+.PHONY: help dev test lint deny sqlx bench bench-peers bench-k6 bench-overload drill drill-smoke drill-local fresh image up down ci clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 dev: ## run Everbeat here, on an embedded PostgreSQL, with a simulated fleet
 	./script/dev
 test: ## all tests
@@ -14,8 +14,14 @@ deny: ## banned crates, licences and sources of the dependencies
 	./script/deny
 sqlx: ## write .sqlx anew after changing a migration or a query
 	./script/sqlx
-bench: ## criterion benches, and the service beside an empty handler
-	./script/bench
+bench: ## figures beside an empty handler and PostgreSQL alone, written to docs/performance.md
+	./script/bench figures
+bench-peers: ## the same beside InfluxDB, FastAPI, etcd and Redis
+	./script/bench-peers
+bench-k6: ## the k6 scripts, with their thresholds
+	./script/bench-k6
+bench-overload: ## goodput and latency at twice and five times the capacity
+	./script/bench-overload
 drill: ## break the compose deployment on purpose and judge it (needs Docker)
 	./script/drill
 drill-smoke: ## the quick set of it

@@ -63,6 +63,11 @@ impl TestCluster {
         format!("host=127.0.0.1 port={} user={OWNER} password={PASSWORD} dbname={database}", self.port())
     }
 
+    /// The same as a URL.
+    pub fn owner_url(&self, database: &str) -> String {
+        format!("postgresql://{OWNER}:{PASSWORD}@127.0.0.1:{}/{database}", self.port())
+    }
+
     /// A database with the whole schema, for one test.
     pub async fn database(&self) -> StoreSettings {
         let number = self.databases.fetch_add(1, Ordering::SeqCst);

@@ -1,10 +1,18 @@
-//! Heartbeats and single readings per second over mutual TLS with 64 connections, beside an empty handler behind the
-//! same accept loop with the same certificates and the same client, in one run: `cargo bench --bench serve`.
+//! What the service does over mutual TLS with 64 connections, beside an empty handler behind the same accept loop with
+//! the same certificates and the same client, and beside PostgreSQL alone with the same rows, in one run:
+//!
+//!     ./script/bench serve                      all of it
+//!     ./script/bench serve -- heartbeats        one row alone, for a profile
+//!     ./script/bench figures                    all of it, and writes the tables of docs/performance.md
+//!     ./script/bench-peers                      beside other systems, too
 //!
 //! Client, server and database share the machine, so only the ratios mean something. The database syncs its WAL.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench that cannot be set up has failed, and reports")]
 
-#[path = "../tests/support/mod.rs"]
+mod peers;
+mod postgres;
+mod report;
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::convert::Infallible;
@@ -51,20 +59,94 @@ struct Caller {
     token: String,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
     Empty,
     Heartbeat,
     Reading,
+    Batch,
+    PgInsert,
+    PgUpdate,
+    PgUnnest,
+    PgCopy,
+    FastApi,
+    InfluxDb,
+    Etcd,
+    Redis,
 }
 
 impl Work {
+    const ALL: [Self; 12] = [
+        Self::Empty,
+        Self::Heartbeat,
+        Self::Reading,
+        Self::Batch,
+        Self::PgInsert,
+        Self::PgUpdate,
+        Self::PgUnnest,
+        Self::PgCopy,
+        Self::FastApi,
+        Self::InfluxDb,
+        Self::Etcd,
+        Self::Redis,
+    ];
+
+    fn is_peers(self) -> bool {
+        matches!(self, Self::FastApi | Self::InfluxDb | Self::Etcd | Self::Redis)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Empty => "empty handler",
             Self::Heartbeat => "heartbeats",
-            Self::Reading => "single readings (5 metrics, after COMMIT)",
+            Self::Reading => "single readings",
+            Self::Batch => "readings in batches of 100",
+            Self::PgInsert => "pgbench: INSERT of one row",
+            Self::PgUpdate => "pgbench: UPDATE of one row",
+            Self::PgUnnest => "PostgreSQL: INSERT of 100 rows from unnest",
+            Self::PgCopy => "PostgreSQL: COPY of 100 rows",
+            Self::FastApi => "FastAPI with asyncpg: single readings",
+            Self::InfluxDb => "InfluxDB 1.6: single readings",
+            Self::Etcd => "etcd: lease keep-alives, by its JSON gateway",
+            Self::Redis => "Redis: SET … EX, appendfsync always",
         }
+    }
+
+    /// Rows or readings in one request.
+    fn rows(self) -> f64 {
+        match self {
+            Self::Batch | Self::PgUnnest | Self::PgCopy => 100.0,
+            _ => 1.0,
+        }
+    }
+}
+
+/// What is measured, and with what.
+struct Field {
+    empty: String,
+    device_url: String,
+    callers: Vec<Caller>,
+    postgres: postgres::Postgres,
+    peers: Option<peers::Peers>,
+}
+
+impl Field {
+    /// Requests, rows or readings per second.
+    async fn rate(&self, work: Work) -> f64 {
+        let per_second = match work {
+            Work::Empty => measure(work, &self.empty, &self.callers).await,
+            Work::Heartbeat | Work::Reading | Work::Batch => measure(work, &self.device_url, &self.callers).await,
+            Work::PgInsert => self.postgres.insert(ROUND).await,
+            Work::PgUpdate => self.postgres.update(ROUND).await,
+            Work::PgUnnest => self.postgres.unnest(ROUND).await,
+            Work::PgCopy => self.postgres.copy(ROUND).await,
+            Work::FastApi | Work::InfluxDb | Work::Etcd | Work::Redis => match &self.peers {
+                Some(peers) => peers.rate(work, ROUND).await,
+                None => panic!("without --peers"),
+            },
+        };
+        per_second * work.rows()
     }
 }
 
@@ -85,7 +167,7 @@ async fn run(cluster: &TestCluster) {
         metrics: app::install_metrics().unwrap(),
     };
     let dir = scratch_dir("serve");
-    let (settings, admin) = set_up(cluster, &dir).await;
+    let (settings, admin, settings_database) = set_up(cluster, &dir).await;
     let empty = empty_listener(&settings, &ground).await;
     let running = app::start(settings, &ground).await.unwrap();
     while !running.readiness.is_ready() {
@@ -94,30 +176,39 @@ async fn run(cluster: &TestCluster) {
     let device_url = format!("https://127.0.0.1:{}", running.device_addr.port());
     let admin_url = format!("https://127.0.0.1:{}", running.admin_addr.port());
     let callers = enroll(&device_url, &admin_url, &admin, &dir).await;
+    let Arguments { only, write, peers } = arguments();
+    let is_wanted = |work: &Work| {
+        (peers.is_some() || !work.is_peers()) && only.as_ref().is_none_or(|only| work.name().starts_with(only))
+    };
+    let kinds: Vec<Work> = Work::ALL.into_iter().filter(is_wanted).collect();
+    assert!(!kinds.is_empty(), "nothing is called {only:?}");
+    let postgres = postgres::Postgres::new(cluster, &settings_database).await;
+    let peers = match &peers {
+        Some(dir) => Some(peers::Peers::new(dir, &cluster.owner_url(&settings_database)).await),
+        None => None,
+    };
+    let field = Field { empty, device_url, callers, postgres, peers };
     println!("{CONNECTIONS} connections, {ROUNDS} rounds of {} s each", ROUND.as_secs());
-    let mut kinds = vec![(Work::Empty, &empty), (Work::Heartbeat, &device_url), (Work::Reading, &device_url)];
-    // For a profile: one of them alone. Cargo adds an option of its own.
-    if let Some(only) = std::env::args().skip(1).find(|argument| !argument.starts_with('-')) {
-        kinds.retain(|(work, _)| work.name().starts_with(&only));
-        assert!(!kinds.is_empty(), "nothing is called {only}");
-    }
-    let mut rates: Vec<(Work, Vec<f64>)> = kinds.iter().map(|(work, _)| (*work, Vec::new())).collect();
+    let mut table = report::Table::new(&kinds);
     for round in 0..=ROUNDS {
-        for (index, (work, url)) in kinds.iter().enumerate() {
-            let rate = measure(*work, url, &callers).await;
+        for work in &kinds {
+            let rate = field.rate(*work).await;
             // The first round warms connections, caches and partitions.
             if round > 0 {
-                rates[index].1.push(rate);
+                table.add(*work, rate);
             }
         }
     }
-    report(&mut rates);
+    println!("{}", table.text());
+    if let Some(file) = write {
+        table.write(&file);
+    }
     tasks.shutdown().drain();
     let _ = tasks.finish(Duration::from_secs(5)).await;
     let _ = std::fs::remove_dir_all(&dir);
 }
 
-async fn set_up(cluster: &TestCluster, dir: &std::path::Path) -> (Settings, String) {
+async fn set_up(cluster: &TestCluster, dir: &std::path::Path) -> (Settings, String, String) {
     let database = cluster.database().await;
     let mut text = format!(
         "[log]\nfilter = \"error\"\n[replica]\ndev = true\n[pki]\ndir = \"{}\"\n[devices]\naddr = \"127.0.0.1:0\"\n\
@@ -142,7 +233,7 @@ async fn set_up(cluster: &TestCluster, dir: &std::path::Path) -> (Settings, Stri
         MintRequest { subject: "bench".to_owned(), roles: vec![(None, Role::Admin)], ttl: Duration::from_hours(1) };
     let admin = deploy::mint(&settings, &tasks, Random::from_os(), request).await.unwrap();
     tasks.shutdown().abort();
-    (settings, admin)
+    (settings, admin, database.database)
 }
 
 /// The same accept loop, TLS and limits, and a handler that takes the body in and answers 204.
@@ -228,25 +319,38 @@ async fn measure(work: Work, url: &str, callers: &[Caller]) -> f64 {
 }
 
 fn call(work: Work, token: &str) -> Call {
-    let id = uuid::Uuid::now_v7();
-    let values = json!({"temperature": 21.5, "humidity": 40.25, "pressure": 1013, "door": false, "mode": "auto"});
-    let body = json!({"id": id, "values": values});
+    let values = || json!({"temperature": 21.5, "humidity": 40.25, "pressure": 1013, "door": false, "mode": "auto"});
+    let reading = || json!({"id": uuid::Uuid::now_v7(), "values": values()});
     let call = match work {
         // The same body, so that both ends move the same bytes.
-        Work::Empty => Call::post_json("/empty", &body),
+        Work::Empty => Call::post_json("/empty", &reading()),
         Work::Heartbeat => Call::post_json("/v1/heartbeat", &json!({})),
-        Work::Reading => Call::post_json("/v1/readings", &body),
+        Work::Batch => Call::post_json("/v1/readings", &(0..100).map(|_| reading()).collect::<Vec<_>>()),
+        _ => Call::post_json("/v1/readings", &reading()),
     };
     call.unwrap().bearer(token).unwrap()
 }
 
-fn report(rates: &mut [(Work, Vec<f64>)]) {
-    let mut first = None;
-    for (work, rates) in rates {
-        rates.sort_by(f64::total_cmp);
-        let (median, low, high) = (rates[rates.len() / 2], rates[0], rates[rates.len() - 1]);
-        let (of, base) = *first.get_or_insert((work.name(), median));
-        let ratio = median / base;
-        println!("{:<42} {median:>8.0}/s  ({low:.0} to {high:.0})  {ratio:.2} of the {of}", work.name());
+/// What the command line says. Cargo adds an option of its own.
+#[derive(Default)]
+struct Arguments {
+    /// The beginning of a row's name: this one alone.
+    only: Option<String>,
+    /// The file whose tables are to be written.
+    write: Option<std::path::PathBuf>,
+    /// Where script/bench-peers has prepared the other systems.
+    peers: Option<std::path::PathBuf>,
+}
+
+fn arguments() -> Arguments {
+    let mut all = Arguments::default();
+    for argument in std::env::args().skip(1) {
+        match argument.split_once('=') {
+            Some(("--write", file)) => all.write = Some(file.into()),
+            Some(("--peers", dir)) => all.peers = Some(dir.into()),
+            _ if argument.starts_with('-') => {}
+            _ => all.only = Some(argument),
+        }
     }
+    all
 }
