@@ -74,10 +74,11 @@ enum Work {
     InfluxDb,
     Etcd,
     Redis,
+    Crowded,
 }
 
 impl Work {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Empty,
         Self::Heartbeat,
         Self::Reading,
@@ -90,6 +91,7 @@ impl Work {
         Self::InfluxDb,
         Self::Etcd,
         Self::Redis,
+        Self::Crowded,
     ];
 
     fn is_peers(self) -> bool {
@@ -110,6 +112,7 @@ impl Work {
             Self::InfluxDb => "InfluxDB 1.6: single readings",
             Self::Etcd => "etcd: lease keep-alives, by its JSON gateway",
             Self::Redis => "Redis: SET … EX, appendfsync always",
+            Self::Crowded => "heartbeats, with 1,000,000 devices more registered",
         }
     }
 
@@ -136,7 +139,9 @@ impl Field {
     async fn rate(&self, work: Work) -> f64 {
         let per_second = match work {
             Work::Empty => measure(work, &self.empty, &self.callers).await,
-            Work::Heartbeat | Work::Reading | Work::Batch => measure(work, &self.device_url, &self.callers).await,
+            Work::Heartbeat | Work::Crowded | Work::Reading | Work::Batch => {
+                measure(work, &self.device_url, &self.callers).await
+            }
             Work::PgInsert => self.postgres.insert(ROUND).await,
             Work::PgUpdate => self.postgres.update(ROUND).await,
             Work::PgUnnest => self.postgres.unnest(ROUND).await,
@@ -190,14 +195,11 @@ async fn run(cluster: &TestCluster) {
     let field = Field { empty, device_url, callers, postgres, peers };
     println!("{CONNECTIONS} connections, {ROUNDS} rounds of {} s each", ROUND.as_secs());
     let mut table = report::Table::new(&kinds);
-    for round in 0..=ROUNDS {
-        for work in &kinds {
-            let rate = field.rate(*work).await;
-            // The first round warms connections, caches and partitions.
-            if round > 0 {
-                table.add(*work, rate);
-            }
-        }
+    let (crowded, kinds): (Vec<Work>, Vec<Work>) = kinds.into_iter().partition(|work| *work == Work::Crowded);
+    rounds(&field, &kinds, &mut table).await;
+    if !crowded.is_empty() {
+        postgres::register_a_million(cluster, &settings_database).await;
+        rounds(&field, &crowded, &mut table).await;
     }
     println!("{}", table.text());
     if let Some(file) = write {
@@ -206,6 +208,18 @@ async fn run(cluster: &TestCluster) {
     tasks.shutdown().drain();
     let _ = tasks.finish(Duration::from_secs(5)).await;
     let _ = std::fs::remove_dir_all(&dir);
+}
+
+async fn rounds(field: &Field, kinds: &[Work], table: &mut report::Table) {
+    for round in 0..=ROUNDS {
+        for work in kinds {
+            let rate = field.rate(*work).await;
+            // The first round warms connections, caches and partitions.
+            if round > 0 {
+                table.add(*work, rate);
+            }
+        }
+    }
 }
 
 async fn set_up(cluster: &TestCluster, dir: &std::path::Path) -> (Settings, String, String) {
@@ -324,7 +338,7 @@ fn call(work: Work, token: &str) -> Call {
     let call = match work {
         // The same body, so that both ends move the same bytes.
         Work::Empty => Call::post_json("/empty", &reading()),
-        Work::Heartbeat => Call::post_json("/v1/heartbeat", &json!({})),
+        Work::Heartbeat | Work::Crowded => Call::post_json("/v1/heartbeat", &json!({})),
         Work::Batch => Call::post_json("/v1/readings", &(0..100).map(|_| reading()).collect::<Vec<_>>()),
         _ => Call::post_json("/v1/readings", &reading()),
     };

@@ -145,6 +145,16 @@ impl Postgres {
     }
 }
 
+/// Devices that are registered and silent.
+pub(crate) async fn register_a_million(cluster: &TestCluster, database: &str) {
+    let sql = "insert into devices (id, fleet_id, name)
+               select gen_random_uuid(), (select id from fleets limit 1), 'crowd-' || n from generate_series(1, 1000000) n;
+               insert into presence (device_id, state, last_seen, promise_ms)
+               select id, 3, clock_timestamp() - interval '1 day', 30000 from devices where name like 'crowd-%';
+               analyze devices; analyze presence; checkpoint";
+    cluster.owner_batch(database, sql).await;
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);

@@ -128,6 +128,7 @@ impl Admission {
                 () = shutdown.aborting() => return,
             }
             let commits = ingest.take_commits();
+            ingest.measure_queue();
             let under_way_max = {
                 let mut state = self.0.lock();
                 let most = state.under_way_max;

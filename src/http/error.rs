@@ -162,6 +162,12 @@ pub struct Rendering<'a> {
     pub oauth: bool,
 }
 
+/// Was it refused only because there is too much?
+pub fn is_shed(response: &Response) -> bool {
+    let raised = response.extensions().get::<Raised>();
+    raised.is_some_and(|Raised(error)| matches!(error.0.slug, Slug::Overloaded | Slug::RateLimited))
+}
+
 /// Makes a problem of a raised error, and of an error that the framework answered by itself. Headers that layers set
 /// (`Allow`) stay.
 pub fn render(response: Response, with: &Rendering<'_>) -> Response {

@@ -79,6 +79,7 @@ async fn framed<F: Future<Output = Response>>(
         let response = caught.unwrap_or_else(|panic| panicked(series.port, panic.as_ref()));
         let refused = response.status().is_client_error() || response.status().is_server_error();
         let closes = refused && !unread.take_in().await;
+        let is_shed = error::is_shed(&response);
         let with = Rendering { request_id: &id, random: &shared.random, oauth };
         let mut response = error::render(response, &with);
         if closes {
@@ -92,8 +93,10 @@ async fn framed<F: Future<Output = Response>>(
         }
         let status = response.status().as_u16();
         let ms = in_flight.answered(status).as_secs_f64() * 1_000.0;
-        // Devices are many and mostly well: their successes are metrics, and lines only for those who look closer.
+        // Devices are many and mostly well: their successes are metrics, and lines only for those who look closer. What
+        // is refused because there is too much is counted by class and stage: a line for each would be more of it.
         match (status, series.port) {
+            _ if is_shed => tracing::debug!(status, ms, "shed"),
             (500.., _) => tracing::warn!(status, ms, "answered"),
             (400.., Port::Device) | (_, Port::Admin) => tracing::info!(status, ms, "answered"),
             _ => tracing::debug!(status, ms, "answered"),

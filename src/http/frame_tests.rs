@@ -142,6 +142,23 @@ async fn slug(request: Request<Body>) -> &'static str {
     Slug::from_urn(&problem(call(request).await).await.kind).unwrap().as_str()
 }
 
+#[test]
+fn only_what_there_is_too_much_of_is_shed() {
+    use axum::response::IntoResponse;
+
+    use super::error::is_shed;
+    use crate::admission::{Class, Refused};
+
+    let pause = Duration::from_secs(1);
+    for refused in [Refused::Full { class: Class::Lists, pause }, Refused::TooLate { pause }, Refused::Device { pause }]
+    {
+        assert!(is_shed(&ApiError::from(refused).into_response()), "{refused:?}");
+    }
+    for slug in [Slug::Unavailable, Slug::OutcomeUnknown, Slug::Draining, Slug::Internal, Slug::NotFound] {
+        assert!(!is_shed(&ApiError::new(slug).into_response()), "{slug:?}: whoever reads the log should know");
+    }
+}
+
 #[tokio::test]
 async fn unknown_paths_and_methods_are_problems() {
     assert_eq!(slug(get("/nothing")).await, "not-found");

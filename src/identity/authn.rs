@@ -83,11 +83,12 @@ impl Identity {
 
     /// All that can change without the change log: clocks, freshness, the keys.
     fn still_well(&self, conn: &ConnInfo, known: &Known) -> Result<(), AuthError> {
-        let certificate = self.current(conn)?;
+        let now = self.0.clock.wall();
+        let certificate = Self::current(conn, now)?;
         self.sees()?;
-        self.judge_credential(&certificate, &known.credential)?;
+        Self::judge_credential(&certificate, &known.credential, now)?;
         judge_device(&known.caller.device)?;
-        self.still_good(&known.claims.kid, Audience::Device, known.claims.expires_at)
+        self.still_good(&known.claims.kid, Audience::Device, known.claims.expires_at, now)
     }
 
     async fn looked_up(&self, conn: &ConnInfo, bearer: &str) -> Result<Arc<DeviceCaller>, AuthError> {
@@ -122,45 +123,47 @@ impl Identity {
     }
 
     async fn certified(&self, conn: &ConnInfo) -> Result<(DeviceCaller, Arc<Credential>), AuthError> {
-        let certificate = self.current(conn)?;
+        let now = self.0.clock.wall();
+        let certificate = Self::current(conn, now)?;
         self.sees()?;
         let credential = self.0.records.credential(certificate.fingerprint).await?;
         let credential = credential.ok_or(AuthError::CertificateUnknown)?;
-        self.judge_credential(&certificate, &credential)?;
+        Self::judge_credential(&certificate, &credential, now)?;
         let device = self.0.records.device(certificate.device).await?.ok_or(AuthError::CertificateUnknown)?;
         judge_device(&device)?;
         Ok((DeviceCaller { device, certificate }, credential))
     }
 
     async fn remembered(&self, conn: &ConnInfo) -> Result<DeviceCaller, AuthError> {
-        let certificate = self.current(conn)?;
+        let now = self.0.clock.wall();
+        let certificate = Self::current(conn, now)?;
         let (credential, device) = self.0.records.cached(certificate.fingerprint).await.ok_or(AuthError::Blind)?;
-        self.judge_credential(&certificate, &credential)?;
+        Self::judge_credential(&certificate, &credential, now)?;
         judge_device(&device)?;
         Ok(DeviceCaller { device, certificate })
     }
 
     /// The connection's certificate, if it is good now: a connection outlives the verdict of its handshake.
-    fn current(&self, conn: &ConnInfo) -> Result<Arc<PeerCert>, AuthError> {
+    fn current(conn: &ConnInfo, now: OffsetDateTime) -> Result<Arc<PeerCert>, AuthError> {
         let certificate = match &conn.peer {
             Peer::None => return Err(AuthError::CertificateRequired),
             Peer::Rejected(rejection, _) => return Err(rejected(*rejection)),
             Peer::Verified(certificate) => certificate,
         };
-        if self.0.clock.wall() > certificate.not_after {
+        if now > certificate.not_after {
             return Err(AuthError::CertificateExpired);
         }
         Ok(certificate.clone())
     }
 
-    fn judge_credential(&self, certificate: &PeerCert, credential: &Credential) -> Result<(), AuthError> {
+    fn judge_credential(certificate: &PeerCert, credential: &Credential, now: OffsetDateTime) -> Result<(), AuthError> {
         if credential.device != certificate.device {
             return Err(AuthError::CertificateUnknown);
         }
         if credential.revoked {
             return Err(AuthError::CertificateRevoked);
         }
-        if self.0.clock.wall() > credential.not_after { Err(AuthError::CertificateExpired) } else { Ok(()) }
+        if now > credential.not_after { Err(AuthError::CertificateExpired) } else { Ok(()) }
     }
 
     fn sees(&self) -> Result<(), AuthError> {
@@ -187,7 +190,7 @@ impl Identity {
                 claims
             }
         };
-        self.still_good(&claims.kid, Audience::Device, claims.expires_at)?;
+        self.still_good(&claims.kid, Audience::Device, claims.expires_at, now)?;
         Ok(claims)
     }
 
@@ -205,16 +208,22 @@ impl Identity {
                 claims
             }
         };
-        self.still_good(&claims.kid, Audience::Operator, claims.expires_at)?;
+        self.still_good(&claims.kid, Audience::Operator, claims.expires_at, now)?;
         Ok(claims)
     }
 
     /// What a verified signature does not say: that its key still counts, and that it is not over.
-    fn still_good(&self, kid: &str, audience: Audience, expires_at: OffsetDateTime) -> Result<(), AuthError> {
+    fn still_good(
+        &self,
+        kid: &str,
+        audience: Audience,
+        expires_at: OffsetDateTime,
+        now: OffsetDateTime,
+    ) -> Result<(), AuthError> {
         if !self.0.records.verifier.accepts(kid, audience) {
             return Err(AuthError::TokenInvalid);
         }
-        if self.0.clock.wall() >= expires_at + LEEWAY { Err(AuthError::TokenExpired) } else { Ok(()) }
+        if now >= expires_at + LEEWAY { Err(AuthError::TokenExpired) } else { Ok(()) }
     }
 
     async fn signed_in(&self, bearer: &str) -> Result<OperatorCaller, AuthError> {

@@ -124,18 +124,20 @@ impl Tally {
             self.rejected.push(rejection(member.index, "conflict", detail));
         }
     }
+}
 
-    /// Counts the answer.
-    pub(super) fn measure(&self) {
-        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let conflicts = self.rejected.iter().filter(|item| item.kind == "conflict").count();
-        observe::ingest::readings(Outcome::Stored, count(self.stored));
-        observe::ingest::readings(Outcome::Duplicate, count(self.duplicates));
-        if self.degraded {
-            observe::ingest::degraded(self.stored.saturating_add(self.duplicates));
-        }
-        observe::ingest::readings(Outcome::RejectedConflict, conflicts);
-        observe::ingest::readings(Outcome::RejectedRefused, self.rejected.len() - conflicts);
+/// Counts what is answered to the requests of one commit.
+pub(super) fn measure(tallies: &[Option<Tally>], degraded: bool) {
+    let sum = |of: fn(&Tally) -> u64| tallies.iter().flatten().map(of).sum::<u64>();
+    let (stored, duplicates) = (sum(|tally| tally.stored), sum(|tally| tally.duplicates));
+    let conflicts = sum(|tally| tally.rejected.iter().filter(|item| item.kind == "conflict").count() as u64);
+    let rejected = sum(|tally| tally.rejected.len() as u64);
+    observe::ingest::readings(Outcome::Stored, stored);
+    observe::ingest::readings(Outcome::Duplicate, duplicates);
+    observe::ingest::readings(Outcome::RejectedConflict, conflicts);
+    observe::ingest::readings(Outcome::RejectedRefused, rejected - conflicts);
+    if degraded {
+        observe::ingest::degraded(stored + duplicates);
     }
 }
 

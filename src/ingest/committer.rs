@@ -18,7 +18,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::batch::{Tally, gather};
+use super::batch::{Tally, gather, measure};
 use super::commit;
 use super::commits::Tempo;
 use super::decode::BatchItem;
@@ -177,11 +177,12 @@ async fn run_commit(store: FleetStore, tempo: Arc<Tempo>, items: Vec<Vec<BatchIt
     if let Some(error) = &outcome.error {
         tracing::warn!(%error, rows = count, "a commit of readings failed");
     }
-    for (sender, tally) in senders.into_iter().zip(gathered.settle(&outcome.verdicts)) {
+    let tallies = gathered.settle(&outcome.verdicts);
+    measure(&tallies, outcome.degraded);
+    for (sender, tally) in senders.into_iter().zip(tallies) {
         let answer = match (tally, &outcome.error) {
             (Some(mut tally), _) => {
                 tally.degraded = outcome.degraded;
-                tally.measure();
                 Ok(tally)
             }
             (None, Some(error)) => Err(StoreError::new(error.statement, error.fault, error.detail.clone())),

@@ -121,7 +121,7 @@ pub fn decode(
             Err(detail) => batch.rejected.push(rejection(index, "invalid", detail)),
         }
     }
-    observe::ingest::readings(observe::ingest::Outcome::RejectedInvalid, batch.rejected.len());
+    observe::ingest::readings(observe::ingest::Outcome::RejectedInvalid, batch.rejected.len() as u64);
     Ok(batch)
 }
 

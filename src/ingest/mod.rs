@@ -113,12 +113,10 @@ impl Ingest {
             return Ok(answer(Tally::default(), rejected));
         }
         let count = items.len();
-        let outcome = self.commit(items, Instant::now() + deadline).await;
-        self.measure_queue();
-        match outcome {
+        match self.commit(items, Instant::now() + deadline).await {
             Ok(tally) => Ok(answer(tally, rejected)),
             Err(error) => {
-                observe::ingest::readings(Outcome::Failed, count);
+                observe::ingest::readings(Outcome::Failed, count as u64);
                 Err(error)
             }
         }
@@ -132,7 +130,6 @@ impl Ingest {
             mpsc::error::TrySendError::Full(_) => full(),
             mpsc::error::TrySendError::Closed(_) => IngestError::Draining,
         })?;
-        self.measure_queue();
         match tokio::time::timeout_at(deadline, outcome).await {
             Ok(Ok(outcome)) => Ok(outcome?),
             // The committer has gone, at the abort: it may have begun the commit.
@@ -151,7 +148,8 @@ impl Ingest {
         (rows, self.0.queue.max_capacity() - self.0.queue.capacity())
     }
 
-    fn measure_queue(&self) {
+    /// To be called now and then.
+    pub fn measure_queue(&self) {
         let (rows, requests) = self.queued();
         observe::ingest::queue(rows, requests);
     }

@@ -71,9 +71,9 @@ pub(super) fn zero() {
     metrics::gauge!(QUEUE_REQUESTS).set(0.0);
 }
 
-pub fn readings(outcome: Outcome, count: usize) {
+pub fn readings(outcome: Outcome, count: u64) {
     if count > 0 {
-        metrics::counter!(READINGS, "outcome" => outcome.as_str()).increment(count as u64);
+        metrics::counter!(READINGS, "outcome" => outcome.as_str()).increment(count);
     }
 }
 
