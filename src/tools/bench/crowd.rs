@@ -20,6 +20,9 @@ use crate::wire::device::TokenAnswer;
 const FLEET: &str = "bench";
 /// Enrollments under way at a time: each makes a key and a certificate.
 const ENROLLING_MAX: usize = 8;
+const TOKEN_TRIES: u32 = 20;
+const TOKEN_BASE: Duration = Duration::from_millis(100);
+const TOKEN_CAP: Duration = Duration::from_secs(2);
 /// Longer than a service under too much load takes to refuse.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -76,12 +79,24 @@ impl Place {
         // Idle between two requests of a slow run.
         settings.idle_timeout = Duration::from_mins(10);
         let transport = enrolling::transport(&identity, &self.ca_pem, &settings).map_err(|error| say(&error))?;
-        let answer = transport.exchange(url, &Call::post("/v1/token", Bytes::new())).await;
-        let answer = answer.and_then(|answer| answer.json::<TokenAnswer>()).map_err(|error| {
+        let token = self.access_token(&transport, url).await.map_err(|error| {
             let hint = "; enrolled at another deployment? Remove the directory of --devices-dir";
             format!("{}{hint}", say(&error))
         })?;
-        Ok(Caller { transport, url: url.as_str().into(), token: answer.access_token.into() })
+        Ok(Caller { transport, url: url.as_str().into(), token: token.into() })
+    }
+
+    /// Asks again while the service has too much to do.
+    async fn access_token(&self, transport: &Transport, url: &str) -> Result<String, ClientError> {
+        let mut tries = 0;
+        loop {
+            let answer = transport.exchange(url, &Call::post("/v1/token", Bytes::new())).await?;
+            if !matches!(answer.status, 429 | 503) || tries == TOKEN_TRIES {
+                return Ok(answer.json::<TokenAnswer>()?.access_token);
+            }
+            tokio::time::sleep(self.random.full_jitter(TOKEN_BASE, TOKEN_CAP, tries)).await;
+            tries += 1;
+        }
     }
 
     async fn identity(&self, dir: &Path, name: &str, token: Option<&EnrollmentToken>) -> Result<Identity, ClientError> {
