@@ -309,6 +309,39 @@ async fn a_suspension_acts_everywhere_also_after_the_listener_died() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_remembers_its_caller_until_the_log_brings_something() {
+    let here = Installation::new().await;
+    let identity = here.replica().await;
+    let token = here.token(&identity, 2, None).await;
+    let answer = identity.enroll(&request(&token, "pump-1", &key())).await.unwrap();
+    let other = identity.enroll(&request(&token, "pump-2", &key())).await.unwrap();
+    let (conn, device) = (calls(&answer), answer.device.id);
+    let bearer = |caller: &DeviceCaller| identity.device_token(caller).unwrap().access_token;
+    let mine = bearer(&identity.device(&conn).await.unwrap());
+    let foreign = bearer(&identity.device(&calls(&other)).await.unwrap());
+    let call = async || identity.device_with_token(&conn, &mine).await;
+    let remembers = async || Arc::ptr_eq(&call().await.unwrap(), &call().await.unwrap());
+    // Not while the two enrollments are still being applied.
+    eventually(WITHIN, remembers).await;
+
+    // It is this token on this connection that is remembered, and nothing else.
+    for (token, is_right) in [(foreign.as_str(), false), ("", false), (&mine[1..], false), (mine.as_str(), true)] {
+        assert_eq!(identity.device_with_token(&conn, token).await.is_ok(), is_right, "{token}");
+    }
+    let elsewhere = identity.device_with_token(&calls(&other), &mine).await;
+    assert!(matches!(elsewhere, Err(AuthError::TokenMismatch)), "{elsewhere:?}");
+
+    switched(&identity, device, DeviceState::Suspended, None).await.unwrap();
+    eventually(WITHIN, async || matches!(call().await, Err(AuthError::DeviceSuspended))).await;
+    switched(&identity, device, DeviceState::Active, None).await.unwrap();
+    eventually(WITHIN, async || call().await.is_ok()).await;
+    eventually(WITHIN, remembers).await;
+    // What no log tells: the token ends, and so does the certificate.
+    here.clock.advance(Duration::from_mins(11));
+    assert!(matches!(call().await, Err(AuthError::TokenExpired | AuthError::Blind)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blind_replica_remembers_for_heartbeats_only() {
     let here = Installation::new().await;
     let identity = here.replica().await;

@@ -72,7 +72,7 @@ pub struct Admission(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     limit: AtomicU32,
-    /// The same but for probes, which are about commits: what waits for none is not held back for them.
+    /// The same but for probes, which are about commits: health and heartbeats are not held back for them.
     unprobed_limit: AtomicU32,
     /// The mean latency of a commit, in microseconds; zero: not known.
     commit_us: AtomicU32,

@@ -32,6 +32,7 @@ struct Inner {
     detail: Option<Cow<'static, str>>,
     errors: Vec<FieldError>,
     limit: Option<&'static str>,
+    is_counted: bool,
     retry_after: Option<Duration>,
     oauth: Option<&'static str>,
     headers: HeaderMap,
@@ -60,6 +61,7 @@ impl ApiError {
             detail: None,
             errors: Vec::new(),
             limit: None,
+            is_counted: false,
             retry_after: None,
             oauth: None,
             headers: HeaderMap::new(),
@@ -103,6 +105,13 @@ impl ApiError {
     #[must_use]
     pub fn limit(mut self, name: &'static str) -> Self {
         self.0.limit = Some(name);
+        self
+    }
+
+    /// A metric says how many of these there are: none needs a line of its own in the log.
+    #[must_use]
+    pub fn counted(mut self) -> Self {
+        self.0.is_counted = true;
         self
     }
 
@@ -162,10 +171,10 @@ pub struct Rendering<'a> {
     pub oauth: bool,
 }
 
-/// Was it refused only because there is too much?
+/// Was it refused by admission, which counts by class and stage?
 pub fn is_shed(response: &Response) -> bool {
     let raised = response.extensions().get::<Raised>();
-    raised.is_some_and(|Raised(error)| matches!(error.0.slug, Slug::Overloaded | Slug::RateLimited))
+    raised.is_some_and(|Raised(error)| error.0.is_counted)
 }
 
 /// Makes a problem of a raised error, and of an error that the framework answered by itself. Headers that layers set

@@ -12,7 +12,7 @@ use crate::wire::problem::Slug;
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         let again = "Nothing was done. Send it again after the pause.";
-        match refused {
+        let error = match refused {
             Refused::Full { class, pause } => {
                 Self::because(Slug::Overloaded, again).limit(class.limit_name()).retry_after(pause)
             }
@@ -28,7 +28,8 @@ impl From<Refused> for ApiError {
             Refused::Fleet { pause } => Self::because(Slug::RateLimited, "The devices of this fleet send too often.")
                 .limit("fleet_requests_per_s")
                 .retry_after(pause),
-        }
+        };
+        error.counted()
     }
 }
 

@@ -154,7 +154,9 @@ fn only_what_there_is_too_much_of_is_shed() {
     {
         assert!(is_shed(&ApiError::from(refused).into_response()), "{refused:?}");
     }
-    for slug in [Slug::Unavailable, Slug::OutcomeUnknown, Slug::Draining, Slug::Internal, Slug::NotFound] {
+    for slug in
+        [Slug::Overloaded, Slug::Unavailable, Slug::OutcomeUnknown, Slug::Draining, Slug::Internal, Slug::NotFound]
+    {
         assert!(!is_shed(&ApiError::new(slug).into_response()), "{slug:?}: whoever reads the log should know");
     }
 }

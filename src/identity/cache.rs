@@ -177,6 +177,10 @@ where
         if let (Some(timeline), Ok(entry)) = (loaded_on, &outcome)
             && (entry.position != self.position.now() || timeline != self.position.timeline())
         {
+            if timeline != self.position.timeline() {
+                // Nobody may keep it either: the position that they asked for is over.
+                self.position.advance();
+            }
             self.entries.invalidate(&key).await;
         }
         outcome

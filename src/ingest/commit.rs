@@ -30,7 +30,7 @@ pub(super) async fn commit(store: &FleetStore, rows: Arc<NewReadings>, limit: Du
     let begun = Instant::now();
     let mut progress = Progress::new(rows.len());
     let mut rounds = 0;
-    let (mut error, mut degraded) = (None, false);
+    let (mut error, mut degraded, mut vanished) = (None, false, false);
     while let Some(range) = progress.take() {
         let left = limit.saturating_sub(begun.elapsed());
         if left.is_zero() {
@@ -40,10 +40,7 @@ pub(super) async fn commit(store: &FleetStore, rows: Arc<NewReadings>, limit: Du
         match readings::insert(store, &rows, range.clone(), left).await {
             Ok((outcomes, durability)) => {
                 degraded |= durability == Durability::Degraded;
-                if outcomes.contains(&RowOutcome::Vanished) {
-                    let detail = "a row was in the way and is gone";
-                    error = Some(StoreError::new("readings_commit", Fault::Unknown, detail));
-                }
+                vanished |= outcomes.contains(&RowOutcome::Vanished);
                 progress.committed(range, &outcomes);
             }
             Err(refused) if refused.blames_data() => {
@@ -66,6 +63,14 @@ pub(super) async fn commit(store: &FleetStore, rows: Arc<NewReadings>, limit: Du
                 break;
             }
         }
+    }
+    if vanished && error.is_none() {
+        error = Some(StoreError::new("readings_commit", Fault::Unknown, "a row was in the way and is gone"));
+    }
+    // A request may have rows in what was committed and in what was not: nobody is told that nothing was stored.
+    let is_partly_done = progress.verdicts().contains(&Some(Verdict::Stored));
+    if let Some(error) = error.as_mut().filter(|_| is_partly_done || vanished) {
+        error.fault = Fault::Unknown;
     }
     Outcome { verdicts: progress.verdicts().to_vec(), error, degraded }
 }

@@ -83,10 +83,10 @@ pub async fn insert(
     let keys = || range.clone().map(|row| (rows.devices[row], rows.ts[row], rows.digests[row]));
     let missing: Arc<[Key]> = keys().filter(|key| !outcomes.contains_key(key)).collect();
     let there = existing(store, missing, left(begun, limit)).await;
-    let (there, durability_there) = there.map_err(|error| match error.fault {
-        // Some of it was done.
-        Fault::Unavailable | Fault::Contention if !stored.is_empty() => StoreError { fault: Fault::Unknown, ..error },
-        _ => error,
+    let (there, durability_there) = there.map_err(|error| StoreError {
+        // Some of it was done; or this statement was refused, which says nothing about the rows.
+        fault: if stored.is_empty() && error.fault != Fault::Unknown { Fault::Unavailable } else { Fault::Unknown },
+        ..error
     })?;
     outcomes.extend(there.iter().map(|row| (key(row), RowOutcome::Exists { content: row.get(3) })));
     let outcomes = keys().map(|key| outcomes.get(&key).copied().unwrap_or(RowOutcome::Vanished)).collect();

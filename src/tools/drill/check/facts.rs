@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::SECOND_US;
 use crate::tools::drill::evidence::{Attempt, Call, ClockStep, Evidence, Mark, MarkKind, Outcome};
 
-/// A clock that is moved, or put right, may show either time for so long.
+/// A clock that is moved, or put right, may show either time for so long: either may be the right one then, as it may
+/// within the step's own size of its ends.
 const STEP_TAKES_US: u64 = 2 * SECOND_US;
 
 /// The evidence with its indexes.
@@ -69,7 +70,10 @@ impl<'a> Facts<'a> {
         let moved = steps.iter().map(|step| (step, clamped(shown - step.by_us)));
         let moved = moved.filter(|(step, at)| is_within(step, *at, 0)).map(|(_, at)| at);
         let unmoved = clamped(shown);
-        let is_possible = !steps.iter().any(|step| is_within(step, unmoved, STEP_TAKES_US));
+        // One node's clock is moved: where another became primary meanwhile, its times are right.
+        let primaries = || self.evidence.marks.iter().filter(|mark| mark.what == MarkKind::Primary);
+        let is_alone = |step: &ClockStep| !primaries().any(|mark| is_within(step, mark.at_us, 0));
+        let is_possible = !steps.iter().any(|step| is_alone(step) && is_within(step, unmoved, STEP_TAKES_US));
         let mut moments: Vec<u64> = is_possible.then_some(unmoved).into_iter().chain(moved).collect();
         if moments.is_empty() {
             moments.push(unmoved);

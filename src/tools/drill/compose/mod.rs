@@ -263,7 +263,7 @@ async fn tidy_one(engine: &Engine, service: &str, id: &str, cutter: &Cutter) -> 
     if project::is_database(service) {
         processes::resume_node(engine, id).await.map_err(say)?;
         node_faults::empty_disk(engine, id).await.map_err(say)?;
-        node_faults::restore_clock(engine, id).await.map_err(say)?;
+        node_faults::forget_clock(engine, id).await.map_err(say)?;
         node_faults::dismiss_stranger(engine, id).await.map_err(say)?;
     } else {
         processes::resume(engine, id).await.map_err(say)?;

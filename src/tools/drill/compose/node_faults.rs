@@ -77,6 +77,13 @@ pub(super) async fn step_clock(engine: &Engine, id: &str, seconds: i8) -> Result
 }
 
 pub(super) async fn restore_clock(engine: &Engine, id: &str) -> Result<(), String> {
+    forget_clock(engine, id).await?;
+    tokio::time::sleep(CLOCK_SETTLES).await;
+    Ok(())
+}
+
+/// The same without waiting until every process has noticed.
+pub(super) async fn forget_clock(engine: &Engine, id: &str) -> Result<(), String> {
     remove(engine, id, CLOCK_FILE).await
 }
 

@@ -7,7 +7,7 @@ use super::plants::{DEVICES, add};
 use super::{breaches, verdict};
 use crate::tools::drill::check::effects::WAKE_MARGIN_US;
 use crate::tools::drill::evidence::{
-    Attempt, BlindSpan, Call, ClockStep, Effect, Evidence, Item, OutageSpan, Outcome, StoredReading,
+    Attempt, BlindSpan, Call, ClockStep, Effect, Evidence, Item, Mark, MarkKind, OutageSpan, Outcome, StoredReading,
 };
 use crate::tools::drill::verdict::Invariant;
 
@@ -130,6 +130,16 @@ fn an_event_is_when_it_was_and_not_when_a_moved_clock_said() {
     assert!(held(&evidence, Invariant::NoFalseOffline));
     evidence.clock_steps[0].until_us = at + 16 * SECOND;
     assert!(!held(&evidence, Invariant::NoFalseOffline), "the clock was right again by then");
+    // Said at 12 s by the clock of a node that took over meanwhile, and was right: too early.
+    evidence.clock_steps[0].until_us = at + 20 * SECOND;
+    assert!(held(&evidence, Invariant::NoFalseOffline));
+    let mut elsewhere = evidence.clone();
+    elsewhere.clock_steps[0].by_us = 5_000_000;
+    elsewhere.database.presence.last_mut().unwrap().at_unix_us = unix(at + 17 * SECOND);
+    assert!(!held(&elsewhere, Invariant::NoFalseOffline), "it was at 12 s");
+    let text = "pg2 is primary".to_owned();
+    elsewhere.marks.push(Mark { at_us: at - SECOND, what: MarkKind::Primary, text });
+    assert!(held(&elsewhere, Invariant::NoFalseOffline), "or at 17 s, by another node's clock");
 }
 
 #[test]
