@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use everbeat::lifecycle::tasks::spawn;
 use everbeat::store::{StoreSettings, migrate};
-use everbeat::tools::dev::postgres::{Cluster, ClusterOptions, OWNER};
+use everbeat::tools::dev::postgres::{Cluster, ClusterOptions, OWNER, arguments_of};
 use tokio_postgres::{Client, NoTls};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -144,11 +144,11 @@ impl Pair {
 
 /// As the user that runs the server.
 fn base_backup(primary: &Node, dir: &Path) {
-    let programs = std::fs::read_link(format!("/proc/{}/exe", postmaster(&primary.data()).as_raw_nonzero())).unwrap();
+    let server = arguments_of(postmaster(&primary.data()).as_raw_nonzero().get());
     let meta = std::fs::metadata(primary.data()).unwrap();
     std::fs::create_dir_all(dir).unwrap();
     std::os::unix::fs::chown(dir, Some(meta.uid()), Some(meta.gid())).unwrap();
-    let mut backup = Command::new(programs.with_file_name("pg_basebackup"));
+    let mut backup = Command::new(server[0].with_file_name("pg_basebackup"));
     backup
         .args(["-h", "127.0.0.1", "-p", &primary.port.to_string(), "-U", OWNER])
         .args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-D"])

@@ -207,11 +207,21 @@ pub(super) fn write_for(path: &Path, text: &str, user: Option<(u32, u32)>) -> st
     }
 }
 
+/// The program of a process and its arguments; none if there is no such process. These may be read of anybody's, unlike
+/// the links to its program and its directory: root in a container may not follow those of other users.
+pub fn arguments_of(pid: i32) -> Vec<PathBuf> {
+    let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let arguments = text.split(|byte| *byte == 0).filter(|argument| !argument.is_empty());
+    arguments.map(|argument| PathBuf::from(String::from_utf8_lossy(argument).into_owned())).collect()
+}
+
 /// A server of an earlier run that is still shutting down, or whose keeper was killed together with its owner.
 fn stop_leftover(data: &Path) -> Result<(), String> {
     let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return Ok(()) };
     let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()) else { return Ok(()) };
-    let running = || fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| Some(cwd) == data.canonicalize().ok());
+    let whole = data.canonicalize().ok();
+    let of_data = |argument: &PathBuf| argument == data || (whole.is_some() && argument.canonicalize().ok() == whole);
+    let running = || arguments_of(pid).iter().skip(1).any(of_data);
     if !running() {
         return Ok(());
     }
