@@ -202,6 +202,9 @@ async fn run(cluster: &TestCluster) {
         rounds(&field, &crowded, &mut table).await;
     }
     println!("{}", table.text());
+    if let Some(peers) = field.peers {
+        peers.stop().await;
+    }
     if let Some(file) = write {
         table.write(&file);
     }

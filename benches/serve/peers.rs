@@ -27,7 +27,7 @@ pub(crate) struct Peers {
     /// One for each connection.
     transports: Vec<Transport>,
     leases: Vec<String>,
-    _fastapi: Child,
+    fastapi: Child,
 }
 
 impl Peers {
@@ -50,7 +50,7 @@ impl Peers {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let mut this = Self { dir: dir.to_owned(), transports, leases: Vec::new(), _fastapi: fastapi };
+        let mut this = Self { dir: dir.to_owned(), transports, leases: Vec::new(), fastapi };
         let begun = Instant::now();
         for (url, call) in [(FASTAPI, reading()), (INFLUXDB, influx(0)), (ETCD, grant())] {
             while !this.transports[0].exchange(url, &call).await.is_ok_and(|answer| answer.status < 300) {
@@ -63,6 +63,14 @@ impl Peers {
             this.leases.push(granted["ID"].as_str().unwrap().to_owned());
         }
         this
+    }
+
+    /// A signal, so that it ends its workers, too.
+    pub(crate) async fn stop(mut self) {
+        if let Some(pid) = self.fastapi.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let _ = self.fastapi.wait().await;
     }
 
     /// Requests per second.
