@@ -123,24 +123,18 @@ struct Part<T: 'static> {
 
 /// The parameters of [`INSERT`].
 fn columns(rows: &Arc<NewReadings>, range: &Range<usize>) -> Params {
-    let part = Source { rows, range };
     vec![
-        Box::new(part.of(|rows| &rows.devices)),
-        Box::new(part.of(|rows| &rows.ts)),
-        Box::new(part.of(|rows| &rows.digests)),
-        Box::new(part.of(|rows| &rows.contents)),
-        Box::new(part.of(|rows| &rows.values)),
+        Box::new(Part::of(rows, range, |rows| &rows.devices)),
+        Box::new(Part::of(rows, range, |rows| &rows.ts)),
+        Box::new(Part::of(rows, range, |rows| &rows.digests)),
+        Box::new(Part::of(rows, range, |rows| &rows.contents)),
+        Box::new(Part::of(rows, range, |rows| &rows.values)),
     ]
 }
 
-struct Source<'a> {
-    rows: &'a Arc<NewReadings>,
-    range: &'a Range<usize>,
-}
-
-impl Source<'_> {
-    fn of<T>(&self, column: fn(&NewReadings) -> &[T]) -> Part<T> {
-        Part { rows: self.rows.clone(), range: self.range.clone(), column }
+impl<T> Part<T> {
+    fn of(rows: &Arc<NewReadings>, range: &Range<usize>, column: fn(&NewReadings) -> &[T]) -> Self {
+        Self { rows: rows.clone(), range: range.clone(), column }
     }
 }
 

@@ -118,9 +118,11 @@ impl Frontend {
             b'Q' if commits(first) => Message::Commit,
             b'P' => {
                 let text = second.trim_ascii_start();
-                let of = [(CAMPAIGN, Message::Campaign), (INSERT, Message::Commit)];
-                let (_, does) =
-                    of.into_iter().find(|(name, _)| text.starts_with(name)).unwrap_or((b"", Message::Other));
+                let does = match text {
+                    text if text.starts_with(CAMPAIGN) => Message::Campaign,
+                    text if text.starts_with(INSERT) => Message::Commit,
+                    _ => Message::Other,
+                };
                 self.prepared.insert(first.to_vec(), does);
                 Message::Other
             }
