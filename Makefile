@@ -1,6 +1,6 @@
 # The menu over script/. Nothing is here that a script does not do: bare Debian has no make.
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint deny sqlx bench bench-peers bench-k6 bench-overload drill drill-smoke drill-local fresh image up down ci clean
+.PHONY: help dev test lint deny sqlx bench bench-peers bench-k6 bench-overload bench-costs bench-compose drill drill-smoke drill-local fresh image up down ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ bench-k6: ## the k6 scripts, with their thresholds
 	./script/bench-k6
 bench-overload: ## goodput and latency at twice and five times the capacity
 	./script/bench-overload
+bench-costs: ## what a request costs in CPU, WAL and storage, written to docs/capacity.md
+	./script/bench-costs
+bench-compose: ## durable readings on the compose deployment beside pgbench on its primary (needs Docker)
+	./script/bench-compose
 drill: ## break the compose deployment on purpose and judge it (needs Docker)
 	./script/drill
 drill-smoke: ## the quick set of it

@@ -3,80 +3,15 @@ open loop at shares of the peak that a closed loop finds, and beside them heartb
 request costs. Writes the table of docs/performance.md."""
 import json
 import os
-import resource
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+from service import Service, all_files, cpu_us, median, write_between
+
 PROGRAM, DIR, PORT, PAGE = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 IDLE = 10_000
-DEVICES, SECONDS, WARM_UP, ROUNDS = 256, 15, 5, int(os.environ.get("EVERBEAT_ROUNDS", "3"))
-BEGIN, END = "<!-- begin: written by ./script/bench-overload -->\n", "<!-- end: written by ./script/bench-overload -->\n"
-
-
-class Service:
-    """One replica and its database, from `everbeat dev`."""
-
-    def __init__(self, name, port, **settings):
-        self.place, self.port, self.log = DIR / name, port, DIR / f"{name}.log"
-        shutil.rmtree(self.place, ignore_errors=True)
-        env = os.environ | {"EVERBEAT__ADMISSION__DEVICE_REQUESTS_PER_S": "0", "EVERBEAT__LOG__FILTER": "warn"}
-        env |= {f"EVERBEAT__{key}": str(value) for key, value in settings.items()}
-        command = [PROGRAM, "dev", "--dir", self.place, "--devices", "0", "--replicas", "1"]
-        ports = ["--device-port", port, "--admin-port", port + 1, "--ops-port", port + 2]
-        with open(self.log, "w") as log:
-            self.process = subprocess.Popen([*map(str, command + ports)], env=env, stdout=log, stderr=log)
-        for _ in range(240):
-            if "Everbeat runs" in self.log.read_text():
-                break
-            if self.process.poll() is not None:
-                raise SystemExit(self.log.read_text())
-            time.sleep(0.5)
-        else:
-            raise SystemExit(self.log.read_text())
-        self.replica, self.database = self.children()
-
-    def children(self):
-        replica = database = None
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                parent = int((process / "stat").read_text().rsplit(") ", 1)[1].split()[1])
-                command = (process / "cmdline").read_bytes().split(b"\0")
-            except (OSError, IndexError):
-                continue
-            if parent == self.process.pid and b"serve" in command:
-                replica = process.name
-        pid_file = next(iter(self.place.glob("postgres/**/postmaster.pid")), None)
-        if pid_file is None:
-            pid_file = max(Path("/var/lib/everbeat-dev").glob("*/**/postmaster.pid"), key=lambda f: f.stat().st_mtime)
-        database = pid_file.read_text().splitlines()[0]
-        return replica, database
-
-    def start(self, name, work, seconds, *mode, devices=DEVICES):
-        out = DIR / name
-        command = [PROGRAM, "bench", "--work", work, *mode, "--devices", devices, "--seconds", seconds]
-        command += ["--warm-up", WARM_UP, "--out", out, "--url", f"https://localhost:{self.port}"]
-        command += ["--admin-url", f"https://localhost:{self.port + 1}", "--ca", self.place / "pki/ca.pem"]
-        command += ["--token-file", self.place / "admin-token", "--devices-dir", self.place / "bench-devices"]
-        command += ["--cpu", f"server={self.replica}", "--cpu", f"database={self.database}"]
-        with open(out.with_suffix(".log"), "w") as log:
-            return subprocess.Popen([*map(str, command)], stdout=log, stderr=log), out
-
-    def run(self, name, work, seconds, *mode, **more):
-        process, out = self.start(name, work, seconds, *mode, **more)
-        return self.result(process, out)
-
-    @staticmethod
-    def result(process, out):
-        if process.wait() != 0:
-            raise SystemExit(f"everbeat bench failed: {out.with_suffix('.log').read_text()[-2000:]}")
-        return json.loads(out.with_suffix(".json").read_text())
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
+DEVICES, SECONDS, WARM_UP, ROUNDS = 4_096, 20, 8, int(os.environ.get("EVERBEAT_ROUNDS", "3"))
 
 
 def quantile(figures, name="p99"):
@@ -87,25 +22,19 @@ def success(result):
     return result["all"]["good"] / max(result["all"]["due"], 1)
 
 
-def cpu(result):
-    return sum(one["seconds"] for one in result["cpu"]) * 1e6
-
-
-def median(values):
-    return sorted(values)[len(values) // 2]
-
-
 def phases(service):
     """The figures of one round."""
-    peak = service.run("peak", "reading", SECONDS, "--closed")["good_per_second"]
+    # Everybody is enrolled before anything is measured.
+    service.run("enroll", "heartbeat", 2, "--rate", "10", devices=DEVICES, warm_up=1)
+    peak = service.run("peak", "reading", SECONDS, "--closed", devices=DEVICES, warm_up=WARM_UP)["good_per_second"]
     heartbeat_rate = max(peak / 10, 1)
     rows = {}
     for share in (0.8, 2.0, 5.0):
-        beats, beats_out = service.start("beats", "heartbeat", SECONDS, "--rate", f"{heartbeat_rate:.0f}", devices=64)
-        readings = service.run(f"x{round(share * 10)}", "reading", SECONDS, "--rate", f"{peak * share:.0f}")
+        beats, beats_out = service.start("beats", "heartbeat", SECONDS, "--rate", f"{heartbeat_rate:.0f}", devices=64, warm_up=WARM_UP)
+        readings = service.run(f"x{round(share * 10)}", "reading", SECONDS, "--rate", f"{peak * share:.0f}", devices=DEVICES, warm_up=WARM_UP)
         rows[share] = (readings, service.result(beats, beats_out))
     base = quantile(rows[0.8][0]["all"])
-    after = service.run("after", "reading", SECONDS, "--rate", f"{peak * 0.8:.0f}")
+    after = service.run("after", "reading", SECONDS, "--rate", f"{peak * 0.8:.0f}", devices=DEVICES, warm_up=WARM_UP)
     seconds = [quantile(second) for second in after["seconds"][:SECONDS]]
     back = next((n for n in range(len(seconds)) if all(p <= 1.2 * base for p in seconds[n : n + 3])), None)
     return {
@@ -122,29 +51,29 @@ def phases(service):
 
 def refusal(service, tight):
     """CPU of server and database for a refused request, by that of a served one."""
-    served = service.run("served", "reading", SECONDS, "--closed")
-    each = cpu(served) / served["all"]["good"]
-    shed = tight.run("shed", "reading", SECONDS, "--closed")
+    tight.run("enroll", "heartbeat", 2, "--rate", "10", devices=DEVICES, warm_up=1)
+    served = service.run("served", "reading", SECONDS, "--closed", devices=DEVICES, warm_up=WARM_UP)
+    each = cpu_us(served, "server", "database") / served["all"]["good"]
+    shed = tight.run("shed", "reading", SECONDS, "--closed", "--stubborn", devices=DEVICES, warm_up=WARM_UP)
     refused = shed["all"]["due"] - shed["all"]["good"]
-    return (cpu(shed) - each * shed["all"]["good"]) / max(refused, 1) / each
+    return (cpu_us(shed, "server", "database") - each * shed["all"]["good"]) / max(refused, 1) / each
 
 
-def idle(service):
-    """Memory of the replica for each of many connections that are open and do nothing, in KiB. Each has called once: what
-    the replica remembers of its device is in it, too."""
-    def resident():
-        return int((Path("/proc") / service.replica / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
-
-    # Everybody is enrolled by the first run, whose connections end with it.
-    service.run("enroll", "heartbeat", WARM_UP + 2, "--rate", "10", devices=IDLE)
-    before = resident()
-    process, out = service.start("idle", "heartbeat", 55, "--rate", str(IDLE // 50), devices=IDLE)
-    most, opened = 0, 0
-    while process.poll() is None:
-        most = max(most, resident())
-        opened = max(opened, len(os.listdir(f"/proc/{service.replica}/fd")))
-        time.sleep(0.5)
-    service.result(process, out)
+def idle():
+    """Memory of a replica for each of many connections that are open and do nothing, in KiB, with all else that it has by
+    then and had not at its start: what it remembers of the devices, and of how they were enrolled."""
+    service = Service(PROGRAM, DIR, "idle", PORT + 20)
+    try:
+        before = service.resident_kib()
+        process, out = service.start("idle", "heartbeat", 60, "--rate", str(IDLE // 50), devices=IDLE)
+        most, opened = 0, 0
+        while process.poll() is None:
+            most = max(most, service.resident_kib())
+            opened = max(opened, len(os.listdir(f"/proc/{service.replica}/fd")))
+            time.sleep(0.5)
+        service.result(process, out)
+    finally:
+        service.stop()
     if opened < IDLE:
         raise SystemExit(f"only {opened} files were open at once")
     return (most - before) / IDLE
@@ -163,17 +92,17 @@ GOALS = {
 
 def main():
     DIR.mkdir(parents=True, exist_ok=True)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    all_files()
     service, tight, rounds = None, None, []
     try:
-        service = Service("overload", PORT)
-        tight = Service("tight", PORT + 10, ADMISSION__LIMIT_MIN=20, ADMISSION__LIMIT_MAX=20, ADMISSION__LIMIT_INITIAL=20)
+        service = Service(PROGRAM, DIR, "overload", PORT)
+        limit = {f"ADMISSION__LIMIT_{which}": 20 for which in ("MIN", "MAX", "INITIAL")}
+        tight = Service(PROGRAM, DIR, "tight", PORT + 10, **limit)
         for n in range(ROUNDS):
             one = phases(service)
             one["CPU of a refused request ÷ of a served one"] = refusal(service, tight)
             if n == 0:
-                one["KiB for an idle connection (10,000 of them)"] = idle(service)
+                one["KiB for an idle connection (10,000 of them)"] = idle()
             rounds.append(one)
             print(f"round {n + 1}:", json.dumps({key: round(value, 3) for key, value in one.items()}, ensure_ascii=False))
     finally:
@@ -193,10 +122,7 @@ def main():
     about = f"{date}, {os.cpu_count()} cores for everything, {DEVICES} devices, medians of {ROUNDS} rounds of {SECONDS} s.\n\n"
     table = about + "\n".join(lines) + "\n"
     print("\n" + table)
-    page = PAGE.read_text()
-    head, rest = page.split(BEGIN, 1)
-    tail = rest.split(END, 1)[1]
-    PAGE.write_text(head + BEGIN + table + END + tail)
+    write_between(PAGE, "bench-overload", table)
 
 
 main()

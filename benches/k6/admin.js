@@ -1,5 +1,5 @@
 // Operators' reads: lists of devices by presence, one device, its readings, leases and events.
-import { constant, options as common, read } from './lib.js';
+import { read, steady } from './lib.js';
 
 const paths = [
   ['/v1/devices?limit=50', 'devices'],
@@ -10,15 +10,7 @@ const paths = [
   ['/v1/events?limit=50', 'events'],
 ];
 
-export const options = common({
-  scenarios: { admin: constant(60) },
-  thresholds: {
-    everbeat_broken: ['rate==0'],
-    everbeat_shed: ['count==0'],
-    http_req_duration: ['p(99)<500'],
-    dropped_iterations: ['count==0'],
-  },
-});
+export const options = steady(60, Object.fromEntries(paths.map(([, name]) => [name, 500])));
 export default function () {
   const [path, name] = paths[Math.floor(Math.random() * paths.length)];
   read(path, name);

@@ -31,9 +31,13 @@ export function options(extra) {
   );
 }
 
-// So many requests per second, whatever the answers take.
-export function constant(rate) {
-  return {
+// A steady rate that the service can well do, whatever the answers take: nothing is shed, nothing breaks, nothing is
+// late. `p99`: milliseconds, by the name of the request.
+export function steady(rate, p99) {
+  const none = 'count==0';
+  const thresholds = { everbeat_broken: ['rate==0'], everbeat_shed: [none], dropped_iterations: [none] };
+  for (const name in p99) thresholds[`http_req_duration{name:${name}}`] = [`p(99)<${p99[name]}`];
+  const scenario = {
     executor: 'constant-arrival-rate',
     rate: Number(__ENV.EVERBEAT_RATE || rate),
     timeUnit: '1s',
@@ -41,6 +45,7 @@ export function constant(rate) {
     preAllocatedVUs: 64,
     maxVUs: 512,
   };
+  return options({ scenarios: { steady: scenario }, thresholds });
 }
 
 // A device's token, bound to the certificate of the connections (RFC 8705). A script's `setup`.

@@ -1,17 +1,7 @@
 // What a fleet does: heartbeats, single readings, now and then a batch, and an operator who looks.
-import { batch, constant, deviceToken, heartbeat, options as common, read, reading } from './lib.js';
+import { batch, deviceToken, heartbeat, read, reading, steady } from './lib.js';
 
-export const options = common({
-  scenarios: { mixed: constant(300) },
-  thresholds: {
-    everbeat_broken: ['rate==0'],
-    everbeat_shed: ['count==0'],
-    'http_req_duration{name:heartbeat}': ['p(99)<250'],
-    'http_req_duration{name:reading}': ['p(99)<500'],
-    'http_req_duration{name:batch}': ['p(99)<1000'],
-    dropped_iterations: ['count==0'],
-  },
-});
+export const options = steady(300, { heartbeat: 250, reading: 500, batch: 1000, devices: 500 });
 export const setup = deviceToken;
 export default function (data) {
   const dice = Math.random();

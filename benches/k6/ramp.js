@@ -2,14 +2,14 @@
 // much is refused (503 with Retry-After), nothing breaks, and heartbeats go on.
 import { deviceToken, heartbeat, options as common, reading } from './lib.js';
 
-const peak = Number(__ENV.EVERBEAT_PEAK || 6000);
+const peak = Number(__ENV.EVERBEAT_PEAK || 20000);
 const ramp = (share, exec) => ({
   executor: 'ramping-arrival-rate',
   exec,
   startRate: Math.round(50 * share),
   timeUnit: '1s',
   preAllocatedVUs: 128,
-  maxVUs: 1000,
+  maxVUs: 3000,
   stages: [
     { target: Math.round(peak * share), duration: __ENV.EVERBEAT_DURATION || '30s' },
     { target: Math.round(peak * share), duration: '10s' },
@@ -21,6 +21,7 @@ export const options = common({
   scenarios: { readings: ramp(0.8, 'readings'), heartbeats: ramp(0.2, 'heartbeats') },
   thresholds: {
     everbeat_broken: ['rate==0'],
+    everbeat_shed: ['count>0'],
     'everbeat_served{name:heartbeat}': ['rate>0.99'],
   },
 });

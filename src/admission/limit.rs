@@ -6,8 +6,10 @@
 //!
 //! Gradient2 takes the long-term mean for the latency without a queue. Under a load that lasts, the queue itself becomes
 //! that mean within minutes, and the limit runs away. Here only windows without a queue are believed: those in which
-//! less than half of the limit was used, and under a load that lasts, probes: for two windows in every hundred a quarter
+//! less than half of the limit was used, and under a load that lasts, probes: for two short windows now and then a quarter
 //! of the limit is let in (as BBR probes for the round trip, Cardwell et al., ACM Queue 14-5, 2016).
+
+use super::shares::Room;
 
 /// What the limit may be, and how fast it moves.
 #[derive(Clone, Debug)]
@@ -21,11 +23,14 @@ pub struct LimitSettings {
 
 /// Latency may be so many times that without a queue before the limit shrinks: a batch that grows takes longer.
 const TOLERANCE: f64 = 2.0;
+/// Commits that take no longer are no queue, however fast they can be: a group commit takes its time for what is in it,
+/// and gets the more done the more that is. Smaller: callers are refused while the service is at its best.
+const CALM_MIN_S: f64 = 0.025;
 /// What a window without a queue weighs in the latency without one.
 const CALM_WEIGHT: f64 = 0.02;
 /// What a probe weighs.
 const PROBE_WEIGHT: f64 = 0.3;
-/// Windows under load from one probe to the next.
+/// Windows under load from one probe to the next. Who is refused in one stays away for much longer than it takes.
 const PROBE_EVERY: u32 = 100;
 /// In the first window of a probe the queue drains, in the last it is measured.
 const PROBE_WINDOWS: u32 = 2;
@@ -33,6 +38,8 @@ const PROBE_WINDOWS: u32 = 2;
 const PROBE_SHARE: f64 = 0.25;
 /// What a window weighs in the latency of now.
 const RECENT_WEIGHT: f64 = 0.2;
+/// At so many times the limit everybody is refused.
+const MOST: u32 = 2;
 /// Of each new limit, this share is taken over.
 const SMOOTHING: f64 = 0.2;
 /// No window shrinks the limit by more than half of what is taken over.
@@ -80,6 +87,24 @@ impl Limit {
         self.share(1.0)
     }
 
+    pub fn is_probing(&self) -> bool {
+        self.probe_windows > 0
+    }
+
+    /// How many may be under way now.
+    pub fn room(&self) -> Room {
+        self.room_of(self.get())
+    }
+
+    /// The same if this were no probe.
+    pub fn unprobed_room(&self) -> Room {
+        self.room_of(self.unprobed())
+    }
+
+    fn room_of(&self, limit: u32) -> Room {
+        Room { limit, most: limit.saturating_mul(MOST).min(self.settings.max) }
+    }
+
     fn share(&self, share: f64) -> u32 {
         // Between `min` and `max`, which are u32.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
@@ -118,7 +143,7 @@ impl Limit {
             (self.busy_windows, self.probe_windows) = (0, PROBE_WINDOWS);
         } else {
             self.busy_windows += 1;
-            let gradient = (TOLERANCE * self.calm_s / window.latency_s).clamp(GRADIENT_MIN, 1.0);
+            let gradient = (TOLERANCE * self.calm_s.max(CALM_MIN_S) / window.latency_s).clamp(GRADIENT_MIN, 1.0);
             let next = self.limit.mul_add(gradient, self.limit.sqrt());
             self.set(self.limit.mul_add(1.0 - SMOOTHING, next * SMOOTHING));
         }
@@ -165,7 +190,7 @@ mod tests {
     fn it_settles_above_what_is_done_at_once_and_below_a_long_queue_for_as_long_as_the_load_lasts() {
         for capacity in [30, 100, 400] {
             let mut limit = Limit::new(SETTINGS);
-            let seen = saturated(&mut limit, 20_000, (capacity, 0.004));
+            let seen = saturated(&mut limit, 20_000, (capacity, 0.040));
             for (window, limit) in seen.iter().enumerate().skip(200) {
                 assert!((capacity..=capacity * 3).contains(limit), "{capacity}, window {window}: {limit}");
             }
@@ -175,22 +200,39 @@ mod tests {
     #[test]
     fn a_slow_server_is_its_own_measure_after_a_few_probes_and_a_fast_one_too() {
         let mut limit = Limit::new(SETTINGS);
-        saturated(&mut limit, 1_000, (100, 0.004));
-        let slow = saturated(&mut limit, 1_000, (100, 0.040));
+        saturated(&mut limit, 1_000, (100, 0.040));
+        let slow = saturated(&mut limit, 1_000, (100, 0.400));
         assert!(slow.iter().min().is_some_and(|least| *least < 60), "at first it looks like a queue");
         assert!(slow.last().is_some_and(|last| (100..=300).contains(last)), "{:?}", slow.last());
-        let fast = saturated(&mut limit, 2_000, (100, 0.004));
+        let fast = saturated(&mut limit, 2_000, (100, 0.040));
         assert!(fast.last().is_some_and(|last| (100..=300).contains(last)), "{:?}", fast.last());
     }
 
     #[test]
     fn a_tenfold_latency_takes_most_of_the_limit_within_three_seconds() {
         let mut limit = Limit::new(SETTINGS);
-        let before = saturated(&mut limit, 300, (400, 0.005)).pop().unwrap();
+        let before = saturated(&mut limit, 300, (400, 0.050)).pop().unwrap();
         for _ in 0..30 {
-            limit.learn(&busy(&limit, 0.050));
+            limit.learn(&busy(&limit, 0.500));
         }
         assert!(limit.get() < before / 4, "{before} to {}", limit.get());
+    }
+
+    #[test]
+    fn quick_commits_are_no_queue_however_much_quicker_they_can_be() {
+        let mut limit = Limit::new(SETTINGS);
+        saturated(&mut limit, 300, (2_000, 0.001));
+        for _ in 0..300 {
+            limit.learn(&busy(&limit, 2.0 * CALM_MIN_S));
+        }
+        assert_eq!(limit.unprobed(), SETTINGS.max);
+    }
+
+    #[test]
+    fn everybody_is_refused_at_the_most_at_the_latest() {
+        assert_eq!(Limit::new(SETTINGS).room(), Room { limit: 100, most: 200 });
+        let high = Limit::new(LimitSettings { initial: 1_999, ..SETTINGS });
+        assert_eq!(high.unprobed_room(), Room { limit: 1_999, most: 2_000 });
     }
 
     #[test]

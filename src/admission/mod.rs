@@ -14,6 +14,7 @@
 
 mod class;
 mod limit;
+mod pause;
 mod rate;
 mod shares;
 
@@ -24,8 +25,9 @@ use std::time::Duration;
 pub use class::Class;
 pub use limit::{Limit, LimitSettings, Window};
 pub use rate::{Buckets, Rate};
-pub use shares::Shares;
+pub use shares::{Room, Shares};
 
+use self::pause::Pause;
 use crate::domain::ids::{DeviceId, FleetId};
 use crate::domain::time::Clock;
 use crate::ingest::Ingest;
@@ -35,12 +37,10 @@ use crate::observe::admission::{self as observe, ClassCounters, Stage};
 
 /// Between two looks at the latency of commits.
 const WINDOW: Duration = Duration::from_millis(100);
+/// The same in a probe: what it takes a few commits to drain. One without a commit is followed by another.
+const PROBE_WINDOW: Duration = Duration::from_millis(25);
 /// Buckets that are kept, of each kind.
 const CALLERS_MAX: u64 = 1_000_000;
-/// A class that is full is so for about as long as a few commits take.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
-const PAUSE_COMMITS: f64 = 20.0;
 
 #[derive(Clone, Debug)]
 pub struct AdmissionSettings {
@@ -65,28 +65,54 @@ pub enum Refused {
     Fleet { pause: Duration },
 }
 
+impl Refused {
+    /// How long to stay away, before jitter.
+    pub fn pause(self) -> Duration {
+        match self {
+            Self::Full { pause, .. } | Self::TooLate { pause } | Self::Device { pause } | Self::Fleet { pause } => {
+                pause
+            }
+        }
+    }
+}
+
 /// The gate. Clones share it.
 #[derive(Clone)]
 pub struct Admission(Arc<Inner>);
 
 struct Inner {
     state: Mutex<State>,
-    limit: AtomicU32,
-    /// The same but for probes, which are about commits: health and heartbeats are not held back for them.
-    unprobed_limit: AtomicU32,
     /// The mean latency of a commit, in microseconds; zero: not known.
     commit_us: AtomicU32,
+    /// How long to stay away, in milliseconds.
+    pause_ms: AtomicU32,
     devices: Buckets,
     fleets: Buckets,
     clock: Clock,
     counters: [ClassCounters; Class::ALL.len()],
 }
 
-#[derive(Default)]
 struct State {
     shares: Shares,
-    /// Since the last window.
+    room: Room,
+    /// The same but for probes, which are about commits: health and heartbeats are not held back for them.
+    unprobed_room: Room,
+    seen: Seen,
+}
+
+/// Since the last window.
+#[derive(Clone, Copy, Default)]
+struct Seen {
     under_way_max: u32,
+    entered: u32,
+    refused: u32,
+}
+
+impl State {
+    fn take_seen(&mut self) -> Seen {
+        let next = Seen { under_way_max: self.shares.total(), ..Seen::default() };
+        std::mem::replace(&mut self.seen, next)
+    }
 }
 
 /// One request under way; it leaves when this is dropped.
@@ -104,13 +130,13 @@ impl Admission {
 
     /// Its limit stays what it is at first: nothing follows the commits.
     pub fn fixed(settings: &AdmissionSettings, clock: Clock) -> Self {
-        let limit = settings.limit.initial;
-        observe::limit(limit);
+        let limit = Limit::new(settings.limit.clone());
+        observe::limit(limit.get());
+        let (room, unprobed_room) = (limit.room(), limit.unprobed_room());
         Self(Arc::new(Inner {
-            state: Mutex::default(),
-            limit: limit.into(),
-            unprobed_limit: limit.into(),
+            state: Mutex::new(State { shares: Shares::default(), room, unprobed_room, seen: Seen::default() }),
             commit_us: 0.into(),
+            pause_ms: millis(pause::MIN).into(),
             devices: Buckets::new(settings.device_rate, CALLERS_MAX),
             fleets: Buckets::new(settings.fleet_rate, CALLERS_MAX),
             clock,
@@ -120,27 +146,28 @@ impl Admission {
 
     /// Runs until the abort: what is under way in a drain is admitted, too.
     async fn follow(self, mut limit: Limit, ingest: Ingest, shutdown: Shutdown) {
-        let mut ticks = tokio::time::interval(WINDOW);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pause = Pause::new();
         loop {
+            let window = if limit.is_probing() { PROBE_WINDOW } else { WINDOW };
             tokio::select! {
-                _ = ticks.tick() => {}
+                () = tokio::time::sleep(window) => {}
                 () = shutdown.aborting() => return,
             }
             let commits = ingest.take_commits();
             ingest.measure_queue();
-            let under_way_max = {
-                let mut state = self.0.lock();
-                let most = state.under_way_max;
-                state.under_way_max = state.shares.total();
-                most
-            };
+            let Seen { under_way_max, entered, refused } = self.0.lock().take_seen();
             let latency_s = commits.mean().as_secs_f64();
+            if !limit.is_probing() {
+                pause.learn(entered, refused);
+            }
             let now = limit.learn(&Window { commits: commits.ended, latency_s, lost: commits.lost, under_way_max });
-            self.0.limit.store(now, Ordering::Relaxed);
-            self.0.unprobed_limit.store(limit.unprobed(), Ordering::Relaxed);
+            {
+                let mut state = self.0.lock();
+                (state.room, state.unprobed_room) = (limit.room(), limit.unprobed_room());
+            }
             let mean = Duration::try_from_secs_f64(limit.recent_s()).unwrap_or_default();
             self.0.commit_us.store(u32::try_from(mean.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
+            self.0.pause_ms.store(millis(pause.of(self.commit())), Ordering::Relaxed);
             observe::limit(now);
             for class in Class::ALL {
                 observe::under_way(class.as_str(), self.under_way(class));
@@ -152,14 +179,15 @@ impl Admission {
     pub fn enter(&self, class: Class) -> Result<Permit, Refused> {
         let counters = self.counters(class);
         counters.offered();
-        let limit = if class.waits_for_commits() { &self.0.limit } else { &self.0.unprobed_limit };
-        let limit = limit.load(Ordering::Relaxed);
         let entered = {
-            let mut state = self.0.lock();
-            let entered = state.shares.enter(class, limit);
+            let mut guard = self.0.lock();
+            let state = &mut *guard;
+            let room = if class.waits_for_commits() { state.room } else { state.unprobed_room };
+            let entered = state.shares.enter(class, room);
             // A refusal shows that more than the limit would have come.
-            let most = if entered { state.shares.total() } else { limit };
-            state.under_way_max = state.under_way_max.max(most);
+            let most = if entered { state.shares.total() } else { room.limit };
+            state.seen.under_way_max = state.seen.under_way_max.max(most);
+            *(if entered { &mut state.seen.entered } else { &mut state.seen.refused }) += 1;
             entered
         };
         if entered {
@@ -206,8 +234,12 @@ impl Admission {
     }
 
     fn pause(&self) -> Duration {
-        self.commit().mul_f64(PAUSE_COMMITS).clamp(PAUSE_MIN, PAUSE_MAX)
+        Duration::from_millis(self.0.pause_ms.load(Ordering::Relaxed).into())
     }
+}
+
+fn millis(span: Duration) -> u32 {
+    u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
 }
 
 impl Inner {
@@ -232,7 +264,7 @@ mod tests {
 
     fn admission(limit: u32, device_rate: Rate, fleet_rate: Rate) -> (Admission, Clock) {
         let clock = Clock::manual(1_700_000_000_000_000);
-        let limits = LimitSettings { min: 1, max: 1_000, initial: limit };
+        let limits = LimitSettings { min: 1, max: limit, initial: limit };
         (Admission::fixed(&AdmissionSettings { limit: limits, device_rate, fleet_rate }, clock.clone()), clock)
     }
 
@@ -243,7 +275,7 @@ mod tests {
         assert_eq!(held.len(), 7);
         assert_eq!(
             admission.enter(Class::Readings).err(),
-            Some(Refused::Full { class: Class::Readings, pause: PAUSE_MIN })
+            Some(Refused::Full { class: Class::Readings, pause: pause::MIN })
         );
         assert!(admission.enter(Class::Heartbeats).is_ok());
         drop(held);
@@ -253,7 +285,7 @@ mod tests {
     #[test]
     fn a_probe_holds_back_only_what_waits_for_commits() {
         let (admission, _) = admission(10, FREE, FREE);
-        admission.0.limit.store(2, Ordering::Relaxed);
+        admission.0.lock().room = Room { limit: 2, most: 2 };
         let held: Vec<Permit> = std::iter::from_fn(|| admission.enter(Class::Readings).ok()).collect();
         assert_eq!(held.len(), 1);
         let beats: Vec<Permit> = std::iter::from_fn(|| admission.enter(Class::Heartbeats).ok()).collect();
@@ -266,7 +298,7 @@ mod tests {
         assert_eq!(admission.in_time(Class::Readings, Duration::from_millis(1)), Ok(()), "nothing is known yet");
         admission.0.commit_us.store(200_000, Ordering::Relaxed);
         assert_eq!(admission.in_time(Class::Readings, Duration::from_millis(201)), Ok(()));
-        let pause = Duration::from_secs(4);
+        let pause = pause::MIN;
         assert_eq!(admission.in_time(Class::Readings, Duration::from_millis(200)), Err(Refused::TooLate { pause }));
     }
 

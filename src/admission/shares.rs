@@ -2,22 +2,36 @@
 //!
 //! - A class under its share of the limit is always let in.
 //! - Above it, it borrows from the shares of the classes below it, never from those above: in need, exports starve
-//!   first and heartbeats last. It borrows only while the whole is under the limit.
+//!   first and heartbeats last.
+//! - The limit is no wall. Between it and the most, more and more of those who borrow are refused, in proportion (Random
+//!   Early Detection, Floyd and Jacobson, IEEE/ACM ToN 1-4, 1993). A wall refuses all who come while a short queue drains;
+//!   all of them stay away for as long, the service idles, and then they are all back.
 
 use super::class::Class;
 
 const CLASSES: usize = Class::ALL.len();
 
+/// How many requests may be under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// From here on some are refused.
+    pub limit: u32,
+    /// Here all are. Not below the limit.
+    pub most: u32,
+}
+
 /// Requests under way, by class.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shares {
     under_way: [u32; CLASSES],
+    /// Refusals that each class is due, less those that it got: fractions, between 0 and 1.
+    due: [f64; CLASSES],
 }
 
 impl Shares {
-    /// Counts one request more if `limit` has room for its class.
-    pub fn enter(&mut self, class: Class, limit: u32) -> bool {
-        let may = self.may_enter(class, limit);
+    /// Counts one request more if there is room for its class.
+    pub fn enter(&mut self, class: Class, room: Room) -> bool {
+        let may = self.may_enter(class, room);
         if may {
             self.under_way[class.place()] += 1;
         }
@@ -37,14 +51,33 @@ impl Shares {
         self.under_way.iter().sum()
     }
 
-    fn may_enter(&self, class: Class, limit: u32) -> bool {
-        if self.of(class) < share(class.share(), limit) {
+    fn may_enter(&mut self, class: Class, room: Room) -> bool {
+        if self.of(class) < share(class.share(), room.limit) {
             return true;
         }
         let below = Class::ALL.into_iter().skip(class.place());
         let (percent, used) =
             below.fold((0, 0), |(percent, used), class| (percent + class.share(), used + self.of(class)));
-        self.total() < limit && used < share(percent, limit)
+        let of_its_own = refused_part(used, share(percent, room.limit), share(percent, room.most));
+        let of_all = refused_part(self.total(), room.limit, room.most);
+        let due = &mut self.due[class.place()];
+        *due += of_its_own.max(of_all);
+        if *due < 1.0 {
+            return true;
+        }
+        *due -= 1.0;
+        false
+    }
+}
+
+/// None below `limit`, all from `most` on.
+fn refused_part(under_way: u32, limit: u32, most: u32) -> f64 {
+    if under_way < limit {
+        0.0
+    } else if under_way >= most {
+        1.0
+    } else {
+        f64::from(under_way - limit) / f64::from(most - limit)
     }
 }
 
@@ -64,8 +97,34 @@ mod tests {
         proptest::sample::select(Class::ALL.to_vec())
     }
 
+    /// All are let in up to the limit, and none beyond.
+    const fn wall(limit: u32) -> Room {
+        Room { limit, most: limit }
+    }
+
     fn fill(shares: &mut Shares, class: Class, limit: u32) -> u32 {
-        std::iter::repeat_with(|| shares.enter(class, limit)).take_while(|entered| *entered).count() as u32
+        std::iter::repeat_with(|| shares.enter(class, wall(limit))).take_while(|entered| *entered).count() as u32
+    }
+
+    #[test]
+    fn beyond_the_limit_they_are_refused_in_proportion() {
+        let room = Room { limit: 100, most: 200 };
+        for (under_way, refused) in [(0, 0), (69, 0), (70, 0), (105, 500), (139, 985), (140, 1_000), (400, 1_000)] {
+            let mut shares = Shares::default();
+            shares.under_way[Class::Readings.place()] = under_way;
+            let tries = (0..1_000).filter(|_| {
+                let entered = shares.enter(Class::Readings, room);
+                if entered {
+                    shares.leave(Class::Readings);
+                }
+                !entered
+            });
+            let seen = tries.count();
+            assert!(seen.abs_diff(refused) <= 1, "{under_way} under way: {seen} of 1000 are refused");
+        }
+        let mut shares = Shares::default();
+        shares.under_way[Class::Lists.place()] = 1_000;
+        assert!(shares.enter(Class::Heartbeats, room), "under its share it is let in");
     }
 
     #[test]
@@ -94,7 +153,7 @@ mod tests {
             for (class, comes) in steps {
                 if comes {
                     let (before, guaranteed) = (shares.of(class), share(class.share(), limit));
-                    let entered = shares.enter(class, limit);
+                    let entered = shares.enter(class, wall(limit));
                     prop_assert!(entered || before >= guaranteed, "under its share it is let in");
                     let over = before >= guaranteed && shares.total() > limit;
                     prop_assert!(!(entered && over), "above it only while there is room");
@@ -112,12 +171,12 @@ mod tests {
         #[test]
         fn who_enters_and_leaves_leaves_nothing(limit in 1_u32..400, entries in prop::collection::vec(class(), 0..300)) {
             let mut shares = Shares::default();
-            let entered: Vec<Class> = entries.into_iter().filter(|class| shares.enter(*class, limit)).collect();
+            let entered: Vec<Class> = entries.into_iter().filter(|class| shares.enter(*class, wall(limit))).collect();
             prop_assert_eq!(shares.total() as usize, entered.len());
             for class in entered {
                 shares.leave(class);
             }
-            prop_assert_eq!(shares, Shares::default());
+            prop_assert_eq!(shares.total(), 0);
         }
     }
 }

@@ -139,8 +139,9 @@ impl ApiError {
         self.0.slug
     }
 
-    fn problem(self, request_id: &str, retry_after: Option<Duration>) -> Problem {
+    fn problem(self, request_id: &str, retry_after: Option<Duration>, oauth: bool) -> Problem {
         let slug = self.0.slug;
+        let code = self.0.oauth.or_else(|| oauth.then(|| oauth_code(slug)));
         Problem {
             kind: slug.urn(),
             title: slug.title().to_owned(),
@@ -150,7 +151,7 @@ impl ApiError {
             errors: self.0.errors,
             limit: self.0.limit.map(str::to_owned),
             retry_after_ms: retry_after.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
-            error: self.0.oauth.map(str::to_owned),
+            error: code.map(str::to_owned),
         }
     }
 }
@@ -169,6 +170,40 @@ pub struct Rendering<'a> {
     pub random: &'a Random,
     /// The route speaks OAuth 2: every error has a code of RFC 6749.
     pub oauth: bool,
+}
+
+/// One and the same problem, rendered beforehand but for what differs each time: the request's id and the pause.
+pub struct Refusal {
+    status: StatusCode,
+    /// The text before the request's id, between it and the pause, and after that.
+    parts: [String; 3],
+}
+
+impl Refusal {
+    /// `oauth` as in [`Rendering`].
+    pub fn of(error: ApiError, oauth: bool) -> Self {
+        // Neither occurs in the rest.
+        const ID: &str = "{request-id}";
+        const PAUSE: Duration = Duration::from_millis(u64::MAX);
+        let status = status(error.0.slug);
+        let text = serde_json::to_string(&error.problem(ID, Some(PAUSE), oauth)).unwrap_or_default();
+        let (head, rest) = text.split_once(ID).unwrap_or_default();
+        let (middle, tail) = rest.split_once(&PAUSE.as_millis().to_string()).unwrap_or_default();
+        Self { status, parts: [head, middle, tail].map(str::to_owned) }
+    }
+
+    /// `request_id`: of characters that JSON leaves as they are.
+    pub fn response(&self, request_id: &str, pause: Duration) -> Response {
+        let [head, middle, tail] = &self.parts;
+        let body = [head, request_id, middle, &pause.as_millis().to_string(), tail].concat();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(pause)));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
 }
 
 /// Was it refused by admission, which counts by class and stage?
@@ -197,10 +232,7 @@ pub fn render(response: Response, with: &Rendering<'_>) -> Response {
     if let Some(challenge) = challenge(slug) {
         parts.headers.insert(WWW_AUTHENTICATE, challenge);
     }
-    let mut problem = error.problem(with.request_id, pause);
-    if with.oauth && problem.error.is_none() {
-        problem.error = Some(oauth_code(slug).to_owned());
-    }
+    let problem = error.problem(with.request_id, pause, with.oauth);
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     parts.headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONNECTION};
@@ -15,11 +16,12 @@ use uuid::{NoContext, Timestamp, Uuid};
 
 use super::api::Shared;
 use super::drill::Origin;
-use super::error::{self, ApiError, Rendering};
-use super::guard::guard;
+use super::error::{self, ApiError, Refusal, Rendering};
+use super::guard::{enter, guard};
 use super::route::RouteInfo;
-use super::unread::Unread;
+use super::unread::{self, Unread};
 use crate::domain::time::Clock;
+use crate::net::ConnInfo;
 use crate::observe::http::RouteMetrics;
 use crate::observe::net::Port;
 use crate::observe::{self};
@@ -33,6 +35,8 @@ pub struct Row {
     pub info: RouteInfo,
     pub shared: Arc<Shared>,
     pub metrics: Arc<RouteMetrics>,
+    /// What is answered when there is no room.
+    pub no_room: Refusal,
 }
 
 /// Requests that no row takes: an unknown path, or a known one with another method.
@@ -47,7 +51,11 @@ pub struct RequestId(pub Arc<str>);
 
 /// The outermost layer of a route.
 pub async fn frame(State(row): State<Arc<Row>>, request: Request, next: Next) -> Response {
-    let served = |request| guard(&row, request, next);
+    let permit = match enter(&row) {
+        Ok(permit) => permit,
+        Err(refused) => return turned_away(&row, request, refused.pause()).await,
+    };
+    let served = |request| guard(&row, permit, request, next);
     let mut response = framed(&row.shared, &row.metrics, row.info.speaks_oauth, request, served).await;
     if row.info.has_secrets {
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -55,7 +63,46 @@ pub async fn frame(State(row): State<Arc<Row>>, request: Request, next: Next) ->
     response
 }
 
-/// The same for requests that no route takes.
+/// Longer: clients on slow links that count their own patience give up. Shorter: those who come again at once cost more.
+const EARLY_MAX: Duration = Duration::from_secs(1);
+
+/// There is no room for this request, and the shortest way to say so: most of what comes in a rush ends here. Who comes
+/// again on the same connection sooner than it was told is answered when that time has come, within [`EARLY_MAX`], so
+/// that callers who do not listen cannot keep us busy with refusing them.
+async fn turned_away(row: &Row, request: Request, pause: Duration) -> Response {
+    let in_flight = row.metrics.begin();
+    let origin = Origin::of(&row.shared);
+    let RequestId(id) = request_id(request.headers(), &row.shared.clock);
+    let pause = row.shared.random.scale(pause, 1.0, 2.0);
+    if let Some(connection) = request.extensions().get::<Arc<ConnInfo>>() {
+        let early = connection.pause.left(row.shared.clock.boottime()).min(EARLY_MAX);
+        if !early.is_zero() {
+            tokio::time::sleep(early).await;
+        }
+        connection.pause.told(row.shared.clock.boottime().plus(pause));
+    }
+    let goes_on = unread::take_in_unseen(request).await;
+    let mut response = row.no_room.response(&id, pause);
+    sign(&mut response, !goes_on, &id, origin.as_ref());
+    in_flight.answered(response.status().as_u16());
+    tracing::debug!(request_id = %id, listener = row.info.port.as_str(), route = row.info.path, "shed");
+    response
+}
+
+/// The headers that every answer of a frame has.
+fn sign(response: &mut Response, closes: bool, id: &str, origin: Option<&Origin>) {
+    if closes {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Ok(value) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    if let Some(origin) = origin {
+        origin.mark(response);
+    }
+}
+
+/// The frame of requests that no route takes.
 pub async fn frame_unmatched(State(unmatched): State<Arc<Unmatched>>, request: Request, next: Next) -> Response {
     framed(&unmatched.shared, &unmatched.metrics, false, request, |request| next.run(request)).await
 }
@@ -82,15 +129,7 @@ async fn framed<F: Future<Output = Response>>(
         let is_shed = error::is_shed(&response);
         let with = Rendering { request_id: &id, random: &shared.random, oauth };
         let mut response = error::render(response, &with);
-        if closes {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        if let Ok(value) = HeaderValue::from_str(&id) {
-            response.headers_mut().insert(X_REQUEST_ID, value);
-        }
-        if let Some(origin) = origin {
-            origin.mark(&mut response);
-        }
+        sign(&mut response, closes, &id, origin.as_ref());
         let status = response.status().as_u16();
         let ms = in_flight.answered(status).as_secs_f64() * 1_000.0;
         // Devices are many and mostly well: their successes are metrics, and lines only for those who look closer. What

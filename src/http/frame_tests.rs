@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode, header};
+use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use tower::ServiceExt;
@@ -20,6 +21,7 @@ use super::page::{PageQuery, Paging};
 use super::reference::DeviceRef;
 use super::route::{JSON, Method, Permission, Route, build};
 use super::*;
+use crate::admission::{Admission, AdmissionSettings, Class, LimitSettings, Permit, Rate, Refused};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::lifecycle::readiness::{Check, Readiness};
@@ -89,6 +91,10 @@ fn shared() -> Shared {
 }
 
 fn router() -> Router {
+    router_with(&shared())
+}
+
+fn router_with(shared: &Shared) -> Router {
     use Permission::Public;
     let d = Port::Device;
     let routes: Vec<Route<()>> = vec![
@@ -105,7 +111,7 @@ fn router() -> Router {
         Route::new(d, Method::Get, "/panics", Public, panics),
         Route::new(d, Method::Post, "/oauth", Public, json_in).oauth(),
     ];
-    build(d, routes, &shared(), ())
+    build(d, routes, shared, ())
 }
 
 fn get(path: &str) -> Request<Body> {
@@ -144,10 +150,7 @@ async fn slug(request: Request<Body>) -> &'static str {
 
 #[test]
 fn only_what_there_is_too_much_of_is_shed() {
-    use axum::response::IntoResponse;
-
     use super::error::is_shed;
-    use crate::admission::{Class, Refused};
 
     let pause = Duration::from_secs(1);
     for refused in [Refused::Full { class: Class::Lists, pause }, Refused::TooLate { pause }, Refused::Device { pause }]
@@ -158,6 +161,52 @@ fn only_what_there_is_too_much_of_is_shed() {
         [Slug::Overloaded, Slug::Unavailable, Slug::OutcomeUnknown, Slug::Draining, Slug::Internal, Slug::NotFound]
     {
         assert!(!is_shed(&ApiError::new(slug).into_response()), "{slug:?}: whoever reads the log should know");
+    }
+}
+
+/// A listener that has no room for another exchange while the permit is there.
+fn full() -> (Shared, Permit) {
+    let free = Rate { per_second: 0.0, burst: 1 };
+    let settings =
+        AdmissionSettings { limit: LimitSettings { min: 0, max: 0, initial: 0 }, device_rate: free, fleet_rate: free };
+    let admission = Admission::fixed(&settings, Clock::manual(0));
+    let only = admission.enter(Class::Exchange).unwrap();
+    (Shared { admission: Some(admission), ..shared() }, only)
+}
+
+#[tokio::test]
+async fn where_there_is_no_room_the_refusal_is_a_problem_like_any_other() {
+    use error::{Refusal, Rendering, render};
+
+    for (path, limit, error) in
+        [("/json", "concurrency_exchange", None), ("/oauth", "concurrency_exchange", Some("temporarily_unavailable"))]
+    {
+        let (shared, _only) = full();
+        let router = router_with(&shared);
+        // What it has sent is taken in: the connection can go on.
+        let sent = router.clone().oneshot(post(path, "application/json", "{not JSON}")).await.unwrap();
+        assert_eq!(sent.headers().get(header::CONNECTION), None);
+        assert_eq!(sent.headers()[header::CACHE_CONTROL], "no-store");
+        let seconds: u64 = sent.headers()[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+        let problem = problem(sent).await;
+        assert_eq!(Slug::from_urn(&problem.kind), Some(Slug::Overloaded));
+        assert_eq!((problem.limit.as_deref(), problem.error.as_deref()), (Some(limit), error));
+        assert_eq!(problem.retry_after_ms.unwrap().div_ceil(1_000), seconds);
+        // What is not going to be sent does not come.
+        let waits = Request::post(path).header(header::EXPECT, "100-continue").body(Body::from("{}")).unwrap();
+        assert_eq!(router.oneshot(waits).await.unwrap().headers()[header::CONNECTION], "close");
+    }
+    // Byte for byte what the renderer writes.
+    let pause = Duration::from_millis(1_500);
+    let refused = Refused::Full { class: Class::Lists, pause };
+    for oauth in [false, true] {
+        let random = Random::seeded(1);
+        let with = Rendering { request_id: "an-id", random: &random, oauth };
+        let rendered = render(ApiError::from(refused).into_response(), &with);
+        let drawn = Random::seeded(1).scale(pause, 1.0, 2.0);
+        let short = Refusal::of(refused.into(), oauth).response("an-id", drawn);
+        assert_eq!((short.status(), short.headers()), (rendered.status(), rendered.headers()));
+        assert_eq!(text(short).await, text(rendered).await);
     }
 }
 

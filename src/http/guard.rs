@@ -1,5 +1,6 @@
 //! Between the frame and the handler: what can be refused without reading the body is refused here, the cheapest
-//! first, and the permission of the route becomes a proof.
+//! first, and the permission of the route becomes a proof. For want of room ([`enter`]) the frame refuses itself, before
+//! it does anything else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,15 +25,15 @@ use crate::observe::net::Port;
 use crate::presence::Contact;
 use crate::wire::problem::{FieldError, Slug};
 
-/// Lets a request of this route pass, or says why not.
-pub(super) async fn guard(row: &Row, request: Request, next: Next) -> Response {
-    admit(row, request, next).await.unwrap_or_else(IntoResponse::into_response)
+/// Lets a request of this route pass, or says why not. `permit`: held until there is an answer.
+pub(super) async fn guard(row: &Row, permit: Option<Permit>, request: Request, next: Next) -> Response {
+    let response = admit(row, request, next).await.unwrap_or_else(IntoResponse::into_response);
+    drop(permit);
+    response
 }
 
 async fn admit(row: &Row, request: Request, next: Next) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
-    // Held until there is an answer.
-    let _permit = enter(row)?;
     // Probes and scrapers send what they like, and have to be answered.
     let refused = |media: &&'static str| row.info.port != Port::Ops && !accept::takes(&parts.headers, media);
     if let Some(media) = row.info.produces().filter(refused) {
@@ -60,17 +61,22 @@ pub struct Patience(pub Duration);
 
 const DEADLINE: HeaderName = HeaderName::from_static("x-request-deadline-ms");
 
-fn enter(row: &Row) -> Result<Option<Permit>, ApiError> {
+/// May one more request of this route be under way?
+pub(super) fn enter(row: &Row) -> Result<Option<Permit>, Refused> {
     let Some(admission) = row.shared.admission.as_ref() else { return Ok(None) };
-    admission.enter(row.info.class).map(Some).map_err(|refused| shed(row, refused))
+    admission.enter(row.info.class).map(Some).inspect_err(|refused| note(row, *refused))
+}
+
+fn shed(row: &Row, refused: Refused) -> ApiError {
+    note(row, refused);
+    refused.into()
 }
 
 /// A caller of ours that is sent away did nothing wrong: its silence does not count.
-fn shed(row: &Row, refused: Refused) -> ApiError {
+fn note(row: &Row, refused: Refused) {
     if let (Some(presence), Refused::Full { .. } | Refused::TooLate { .. }) = (row.shared.presence.as_ref(), refused) {
         presence.shed();
     }
-    refused.into()
 }
 
 /// What the header says, within our own deadline. A request that cannot be answered in time is not begun.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::handler::Handler;
@@ -11,9 +12,10 @@ use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::{IntoParams, ToSchema};
 
 use super::api::Shared;
+use super::error::Refusal;
 use super::frame::{self, Row, Unmatched};
 use super::openapi::Shape;
-use crate::admission::Class;
+use crate::admission::{Class, Refused};
 use crate::domain::access::Action;
 use crate::observe::http::{RouteMetrics, Series, UNMATCHED};
 use crate::observe::net::Port;
@@ -257,7 +259,10 @@ pub(super) fn build<S: Clone + Send + Sync + 'static>(
     let mut app = Router::new();
     for Route { info, handler } in routes {
         let metrics = RouteMetrics::new(Series { port, route: info.path, method: info.method.as_str() });
-        let (path, row) = (info.path, Arc::new(Row { info, shared: shared.clone(), metrics }));
+        // The pause is a pause of its time.
+        let full = Refused::Full { class: info.class, pause: Duration::ZERO };
+        let no_room = Refusal::of(full.into(), info.speaks_oauth);
+        let (path, row) = (info.path, Arc::new(Row { info, shared: shared.clone(), metrics, no_room }));
         // `route_layer`: the fallback for other methods is not this row's.
         let handler = handler.route_layer(from_fn_with_state(row, frame::frame));
         app = app.route(path, handler);

@@ -29,18 +29,29 @@ type Slot = Arc<Mutex<Option<Body>>>;
 /// Where the rest of a request's body turns up once nobody reads it any more.
 pub(super) struct Unread {
     slot: Slot,
+    sender: Sender,
+}
+
+/// What the head of a request says about who sends its body.
+struct Sender {
     is_http1: bool,
     /// The caller said that the rest is longer than we take, or waits to be told to send it.
     is_pointless: bool,
 }
 
+/// Takes in the body of a request that was refused before anybody looked at it. False: an HTTP/1 connection cannot be
+/// used again.
+pub(super) async fn take_in_unseen(request: Request) -> bool {
+    let sender = Sender::of(&request);
+    let body = request.into_body();
+    body.is_end_stream() || sender.take_in(body).await
+}
+
 impl Unread {
     /// Watches the request's body.
     pub(super) fn of(request: Request) -> (Request, Self) {
-        let is_http1 = request.version() < Version::HTTP_2;
-        let is_pointless = is_too_long(request.headers()) || (is_http1 && request.headers().contains_key(EXPECT));
         let slot = Slot::default();
-        let unread = Self { slot: slot.clone(), is_http1, is_pointless };
+        let unread = Self { slot: slot.clone(), sender: Sender::of(&request) };
         if request.body().is_end_stream() {
             return (request, unread);
         }
@@ -53,6 +64,18 @@ impl Unread {
         let Some(rest) = rest else {
             return true;
         };
+        self.sender.take_in(rest).await
+    }
+}
+
+impl Sender {
+    fn of(request: &Request) -> Self {
+        let is_http1 = request.version() < Version::HTTP_2;
+        let is_pointless = is_too_long(request.headers()) || (is_http1 && request.headers().contains_key(EXPECT));
+        Self { is_http1, is_pointless }
+    }
+
+    async fn take_in(&self, rest: Body) -> bool {
         let is_through = !self.is_pointless && timeout(REST_DEADLINE, discard(rest)).await.unwrap_or(false);
         is_through || !self.is_http1
     }

@@ -14,7 +14,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::clearing::Clearing;
-use super::peer::{ConnInfo, Listener, Memo, Peer};
+use super::peer::{ConnInfo, Listener, Memo, Pause, Peer};
 use super::proxy;
 use super::reload::TlsHandle;
 use super::settings::ListenerSettings;
@@ -80,7 +80,14 @@ impl Door {
             }
             _ => None,
         };
-        let info = Arc::new(ConnInfo { number: next_number(), remote, listener, peer, memo: Memo::default() });
+        let info = Arc::new(ConnInfo {
+            number: next_number(),
+            remote,
+            listener,
+            peer,
+            memo: Memo::default(),
+            pause: Pause::default(),
+        });
         Ok(Established { stream, info, unverified })
     }
 

@@ -3,12 +3,14 @@
 use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use crate::domain::ids::{DeviceId, Fingerprint};
+use crate::domain::time::Boottime;
 use crate::observe::net::{Port, Verdict};
 
 /// The name of a device in its certificate: a URI in subjectAltName.
@@ -44,6 +46,23 @@ pub struct ConnInfo {
     pub listener: Listener,
     pub peer: Peer,
     pub memo: Memo,
+    pub pause: Pause,
+}
+
+/// Until when the caller was told to stay away.
+#[derive(Debug, Default)]
+pub struct Pause(Mutex<Option<Boottime>>);
+
+impl Pause {
+    pub fn told(&self, until: Boottime) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    /// How much too soon somebody comes who comes now.
+    pub fn left(&self, now: Boottime) -> Duration {
+        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        until.map_or(Duration::ZERO, |until| until.since(now))
+    }
 }
 
 /// What others remember of a connection, for as long as it is open.

@@ -9,6 +9,8 @@ use crate::support::TestCluster;
 use crate::wire::Answer;
 
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Between the answer that tells a pause and the look at the clock.
+const READING_IT: Duration = Duration::from_millis(100);
 
 /// The name of the limit, and how long to wait by header and by body, on a connection that stays open.
 fn refused(answer: &Answer, status: u16) -> (String, u64) {
@@ -93,8 +95,13 @@ async fn when_commits_stand_still_readings_are_shed_and_heartbeats_are_not() {
         answers.len() >= 2
     })
     .await;
-    for (_, answer) in &answers {
-        assert_eq!(refused(answer, 503).0, "concurrency_readings");
+    for (n, answer) in &answers {
+        let (limit, ms) = refused(answer, 503);
+        assert_eq!(limit, "concurrency_readings");
+        // Who does not stay away is answered when the pause is over, or after a second.
+        let began = tokio::time::Instant::now();
+        assert_eq!(refused(&callers[*n].store(&reading()).await, 503).0, "concurrency_readings");
+        assert!(began.elapsed() + READING_IT >= Duration::from_millis(ms.min(1_000)), "{ms} ms");
     }
     let ask = alive.post("/v1/heartbeat");
     alive.call(&ask).await.ok(200);

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use super::arrivals::{self, Arrivals};
 use super::crowd::Place;
-use super::drive::Drive;
+use super::drive::{Drive, Manners};
 use super::outcome::{Measured, Mode, Outcome, compare};
 use super::recorder::{End, Recorder};
 use super::work::Work;
@@ -42,6 +42,9 @@ struct LoadArgs {
     /// Each device sends again as soon as it is answered: finds the ceiling
     #[arg(long)]
     closed: bool,
+    /// Devices send on although they were told to stay away (429, 503); otherwise they do as they are told
+    #[arg(long)]
+    stubborn: bool,
     /// Devices, each with a certificate and a connection of its own
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     devices: u32,
@@ -108,7 +111,8 @@ pub async fn run(args: BenchArgs, clock: Clock, random: Random) -> anyhow::Resul
     let stop = Shutdown::new();
     dev::stop_on_signal(&stop)?;
     let recorder = Arc::new(Recorder::new());
-    let drive = Drive::new(callers, load.work, random, recorder.clone());
+    let manners = if load.stubborn { Manners::Stubborn } else { Manners::Polite };
+    let drive = Drive::new(callers, load.work, manners, random, recorder.clone());
     let over = Duration::from_secs(load.seconds);
     let mode = load.rate.map_or(Mode::Closed, |(from, to)| Mode::Open(Arrivals { from, to, over }));
     let work = async {

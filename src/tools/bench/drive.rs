@@ -2,7 +2,8 @@
 //! (closed loop, for the ceiling).
 //!
 //! A schedule's request belongs to one device, whose requests go one after the other on its connection. One that finds
-//! the device busy waits for it, and the wait counts as latency.
+//! the device busy waits for it, and the wait counts as latency. A device that was told to stay away (429 or 503 with a
+//! pause, RFC 9110, 10.2.3) does: what is due meanwhile is held back. One that is stubborn does not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,8 @@ use super::arrivals::Arrivals;
 use super::crowd::Caller;
 use super::recorder::{End, Recorder};
 use super::work::Work;
+use crate::client::error::Refusal;
+use crate::client::transport::Answer;
 use crate::domain::random::Random;
 use crate::lifecycle::shutdown::Shutdown;
 use crate::lifecycle::tasks::Tasks;
@@ -26,9 +29,19 @@ const STEP: Duration = Duration::from_millis(1);
 /// What is under way at the end may take so long.
 const END_LIMIT: Duration = Duration::from_secs(31);
 
+/// What a device does that was told to stay away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manners {
+    /// It stays away for as long as it was told.
+    Polite,
+    /// It comes again as if nothing had been said.
+    Stubborn,
+}
+
 /// What callers share.
 struct Field {
     work: Work,
+    manners: Manners,
     random: Random,
     recorder: Arc<Recorder>,
     begun: Instant,
@@ -43,8 +56,8 @@ pub struct Drive {
 }
 
 impl Drive {
-    pub fn new(callers: Vec<Caller>, work: Work, random: Random, recorder: Arc<Recorder>) -> Self {
-        let field = Field { work, random, recorder, begun: Instant::now(), under_way: AtomicU64::new(0) };
+    pub fn new(callers: Vec<Caller>, work: Work, manners: Manners, random: Random, recorder: Arc<Recorder>) -> Self {
+        let field = Field { work, manners, random, recorder, begun: Instant::now(), under_way: AtomicU64::new(0) };
         Self { field: Arc::new(field), callers, tasks: Tasks::new(Shutdown::new()) }
     }
 
@@ -91,7 +104,10 @@ impl Drive {
             let (field, caller, stop) = (self.field.clone(), caller.clone(), stop.clone());
             self.tasks.tracked(async move {
                 while field.begun.elapsed() < over && !stop.is_draining() {
-                    field.once(place, &caller, field.begun.elapsed()).await;
+                    let pause = field.once(place, &caller, field.begun.elapsed()).await;
+                    // None of them outlives the run.
+                    let left = over.saturating_sub(field.begun.elapsed());
+                    tokio::time::sleep(pause.min(left)).await;
                 }
             });
         }
@@ -105,26 +121,46 @@ impl Drive {
 }
 
 async fn lane(field: Arc<Field>, place: usize, caller: Caller, mut due: mpsc::Receiver<Duration>) {
+    let mut away_until = Duration::ZERO;
     while let Some(due) = due.recv().await {
-        field.once(place, &caller, due).await;
+        if field.begun.elapsed() < away_until {
+            field.recorder.add(place, due, End::HeldBack, Duration::ZERO);
+            continue;
+        }
+        let pause = field.once(place, &caller, due).await;
+        away_until = field.begun.elapsed() + pause;
     }
 }
 
 impl Field {
-    async fn once(&self, place: usize, caller: &Caller, due: Duration) {
+    /// How long the device stays away now.
+    async fn once(&self, place: usize, caller: &Caller, due: Duration) -> Duration {
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        let end = self.send(caller).await;
+        let (end, pause) = self.send(caller).await;
         self.under_way.fetch_sub(1, Ordering::Relaxed);
         self.recorder.add(place, due, end, self.begun.elapsed().saturating_sub(due));
+        if self.manners == Manners::Polite { pause } else { Duration::ZERO }
     }
 
-    async fn send(&self, caller: &Caller) -> End {
-        let Ok(call) = self.work.call(&caller.token, &self.random) else { return End::Failed };
+    async fn send(&self, caller: &Caller) -> (End, Duration) {
+        let Ok(call) = self.work.call(&caller.token, &self.random) else { return (End::Failed, Duration::ZERO) };
         let answer = if self.work == Work::Storm {
             caller.transport.reconnected().exchange(&caller.url, &call).await
         } else {
             caller.transport.exchange(&caller.url, &call).await
         };
-        answer.map_or(End::Failed, |answer| End::of(answer.status))
+        match answer {
+            Ok(answer) => (End::of(answer.status), told(&answer)),
+            Err(_) => (End::Failed, Duration::ZERO),
+        }
     }
+}
+
+/// How long the service asks the caller to stay away.
+fn told(answer: &Answer) -> Duration {
+    if !matches!(answer.status, 429 | 503) {
+        return Duration::ZERO;
+    }
+    let header = answer.retry_after.as_deref().and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+    Refusal::read(&answer.endpoint, answer.status, header, &answer.body).retry_after.unwrap_or_default()
 }

@@ -29,13 +29,23 @@ pub enum End {
     Broken,
     /// No answer.
     Failed,
+    /// The device had been told to stay away (`Retry-After`), and did.
+    HeldBack,
     /// The generator had too many waiting for this device.
     NotSent,
 }
 
 impl End {
-    pub const ALL: [Self; 7] =
-        [Self::Good, Self::Limited, Self::Shed, Self::Refused, Self::Broken, Self::Failed, Self::NotSent];
+    pub const ALL: [Self; 8] = [
+        Self::Good,
+        Self::Limited,
+        Self::Shed,
+        Self::Refused,
+        Self::Broken,
+        Self::Failed,
+        Self::HeldBack,
+        Self::NotSent,
+    ];
 
     pub fn of(status: u16) -> Self {
         match status {
@@ -55,6 +65,7 @@ impl End {
             Self::Refused => "other 4xx",
             Self::Broken => "other 5xx",
             Self::Failed => "no answer",
+            Self::HeldBack => "held back",
             Self::NotSent => "not sent",
         }
     }

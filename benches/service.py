@@ -1,0 +1,100 @@
+"""One replica and its database from `everbeat dev`, load from `everbeat bench`, and tables that go to a page of docs/:
+what overload.py and costs.py share."""
+import json
+import os
+import resource
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+
+class Service:
+    """One replica and its database, as processes. `settings`: beside the configuration, with two underscores for each dot."""
+
+    def __init__(self, program, directory, name, port, **settings):
+        self.program, self.directory = program, directory
+        self.place, self.port, self.log = directory / name, port, directory / f"{name}.log"
+        shutil.rmtree(self.place, ignore_errors=True)
+        env = os.environ | {"EVERBEAT__ADMISSION__DEVICE_REQUESTS_PER_S": "0", "EVERBEAT__LOG__FILTER": "warn"}
+        env |= {f"EVERBEAT__{key}": str(value) for key, value in settings.items()}
+        command = [program, "dev", "--dir", self.place, "--devices", "0", "--replicas", "1"]
+        ports = ["--device-port", port, "--admin-port", port + 1, "--ops-port", port + 2]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen([*map(str, command + ports)], env=env, stdout=log, stderr=log)
+        for _ in range(240):
+            if "Everbeat runs" in self.log.read_text():
+                break
+            if self.process.poll() is not None:
+                raise SystemExit(self.log.read_text())
+            time.sleep(0.5)
+        else:
+            raise SystemExit(self.log.read_text())
+        self.replica, self.postmaster_pid = self.children()
+        self.database = self.postmaster_pid.read_text().splitlines()[0]
+
+    def children(self):
+        replica = None
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((process / "stat").read_text().rsplit(") ", 1)[1].split()[1])
+                command = (process / "cmdline").read_bytes().split(b"\0")
+            except (OSError, IndexError):
+                continue
+            if parent == self.process.pid and b"serve" in command:
+                replica = process.name
+        pid_file = next(iter(self.place.glob("postgres/**/postmaster.pid")), None)
+        if pid_file is None:
+            pid_file = max(Path("/var/lib/everbeat-dev").glob("*/**/postmaster.pid"), key=lambda f: f.stat().st_mtime)
+        return replica, pid_file
+
+    def start(self, name, work, seconds, *mode, devices, warm_up=5):
+        """`everbeat bench` in the background."""
+        out = self.directory / name
+        command = [self.program, "bench", "--work", work, *mode, "--devices", devices, "--seconds", seconds]
+        command += ["--warm-up", warm_up, "--out", out, "--url", f"https://localhost:{self.port}"]
+        command += ["--admin-url", f"https://localhost:{self.port + 1}", "--ca", self.place / "pki/ca.pem"]
+        command += ["--token-file", self.place / "admin-token", "--devices-dir", self.place / "bench-devices"]
+        command += ["--cpu", f"server={self.replica}", "--cpu", f"database={self.database}"]
+        with open(out.with_suffix(".log"), "w") as log:
+            return subprocess.Popen([*map(str, command)], stdout=log, stderr=log), out
+
+    def run(self, name, work, seconds, *mode, **more):
+        process, out = self.start(name, work, seconds, *mode, **more)
+        return self.result(process, out)
+
+    @staticmethod
+    def result(process, out):
+        if process.wait() != 0:
+            raise SystemExit(f"everbeat bench failed: {out.with_suffix('.log').read_text()[-2000:]}")
+        return json.loads(out.with_suffix(".json").read_text())
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+    def resident_kib(self):
+        """Memory of the replica that is in RAM."""
+        return int((Path("/proc") / self.replica / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
+
+
+def all_files():
+    """Lets this process and its children open as many files as they may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def cpu_us(result, *names):
+    """Microseconds of CPU that a run of `everbeat bench` saw used, by the processes named so, or by all."""
+    return sum(one["seconds"] for one in result["cpu"] if not names or one["name"] in names) * 1e6
+
+
+def median(values):
+    return sorted(values)[len(values) // 2]
+
+
+def write_between(page, script, text):
+    """Puts `text` between the marks of `script` in a page."""
+    begin, end = (f"<!-- {mark}: written by ./script/{script} -->\n" for mark in ("begin", "end"))
+    head, rest = page.read_text().split(begin, 1)
+    page.write_text(head + begin + text + end + rest.split(end, 1)[1])

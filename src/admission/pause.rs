@@ -1,0 +1,100 @@
+//! How long those who are refused stay away. Pure.
+//!
+//! A refusal costs about as much as a request that does nothing, so there must be few of them: while there are more than a
+//! twentieth of what is served, each is for longer, until the callers who are away are as many as are too many. Longer
+//! pauses also come apart further (each is drawn from one to two times its length), so that who was refused together does
+//! not come back together.
+
+use std::time::Duration;
+
+/// A class that is full is so for about as long as a few commits take.
+const COMMITS: f64 = 20.0;
+pub(super) const MIN: Duration = Duration::from_millis(200);
+/// For slow commits.
+const COMMITS_MAX: Duration = Duration::from_secs(10);
+/// For many refusals: when the rush is over, callers should come back within seconds.
+const RUSH_MAX: Duration = Duration::from_secs(3);
+/// Refusals that a request served may cost.
+const REFUSALS_PER_SERVED: f64 = 0.05;
+/// In each window with more of them, and in each with fewer.
+const GROWTH: f64 = 1.07;
+const DECAY: f64 = 0.97;
+
+#[derive(Debug)]
+pub(super) struct Pause {
+    factor: f64,
+}
+
+impl Pause {
+    pub(super) fn new() -> Self {
+        Self { factor: 1.0 }
+    }
+
+    /// Learns from a window. One in which nothing was served says nothing: what stands still is no rush, and when it goes
+    /// on there is room.
+    pub(super) fn learn(&mut self, served: u32, refused: u32) {
+        if f64::from(refused) <= f64::from(served) * REFUSALS_PER_SERVED {
+            self.factor = (self.factor * DECAY).max(1.0);
+        } else if served > 0 {
+            self.factor = (self.factor * GROWTH).min(RUSH_MAX.div_duration_f64(MIN));
+        }
+    }
+
+    /// Before jitter. `commit`: what one takes at present.
+    pub(super) fn of(&self, commit: Duration) -> Duration {
+        let least = commit.mul_f64(COMMITS).clamp(MIN, COMMITS_MAX);
+        least.mul_f64(self.factor).min(RUSH_MAX.max(least))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUICK: Duration = Duration::from_millis(2);
+
+    #[test]
+    fn it_is_a_few_commits_within_bounds() {
+        let pause = Pause::new();
+        for (commit_ms, pause_ms) in [(0, 200), (10, 200), (100, 2_000), (700, 10_000)] {
+            assert_eq!(pause.of(Duration::from_millis(commit_ms)), Duration::from_millis(pause_ms));
+        }
+    }
+
+    #[test]
+    fn refusals_become_few() {
+        // 4,000 callers who call once a second unless they are away, and a service that can do 1,000 of them.
+        let (mut pause, mut away, mut last) = (Pause::new(), 0.0_f64, 0.0);
+        for _ in 0..600 {
+            let offered = (4_000.0 - away) / 10.0;
+            let (served, refused) = (offered.min(100.0), (offered - 100.0_f64).max(0.0));
+            away += refused - away / (pause.of(QUICK).as_secs_f64() * 1.5 * 10.0);
+            pause.learn(whole(served), whole(refused));
+            last = refused;
+        }
+        assert!(last < 100.0, "{last} in a window, {:?}", pause.of(QUICK));
+        assert!(pause.of(QUICK) > Duration::from_secs(2), "{:?}", pause.of(QUICK));
+    }
+
+    #[test]
+    fn it_is_short_again_soon_after_and_a_standstill_is_no_rush() {
+        let mut pause = Pause::new();
+        for _ in 0..100 {
+            pause.learn(0, 1_000);
+        }
+        assert_eq!(pause.of(QUICK), MIN);
+        for _ in 0..100 {
+            pause.learn(100, 1_000);
+        }
+        assert_eq!(pause.of(QUICK), RUSH_MAX);
+        for _ in 0..100 {
+            pause.learn(100, 3);
+        }
+        assert_eq!(pause.of(QUICK), MIN);
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few hundred")]
+    fn whole(count: f64) -> u32 {
+        count as u32
+    }
+}
