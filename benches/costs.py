@@ -96,6 +96,24 @@ def crowd(service, database):
     return (now[0] - seconds) / (now[1] - count) * 1000, (after - before) / CROWD
 
 
+def needs(cost, sweep_ms, device_bytes):
+    """What fleets of three sizes need by these costs: a heartbeat and a reading a minute for each device, the readings one
+    by one or in batches. Cores are half busy."""
+    lines = ["| devices | readings | requests/s | replicas, cores | PostgreSQL, cores | WAL, MB/s | readings, GB a day | a sweep |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    beat = cost["heartbeat"]
+    for devices in (100_000, 1_000_000, 10_000_000):
+        for name, work, size in (("one by one", "reading", 1), (f"batches of {BATCH}", f"batch:{BATCH}", BATCH)):
+            each, rate = cost[work], devices / 60
+            cores = {what: 2 * rate * (beat[what] + each[what]) / 1e6 for what in ("server", "database")}
+            wal, storage = rate * (beat["wal"] + each["wal"]) / 1e6, rate * each["storage"] * 86_400 / 1e9
+            cells = [f"{devices:,}", name, f"{rate + rate / size:,.0f}", *(f"{cores[what]:.2g}" for what in ("server", "database"))]
+            cells += [f"{wal:.2g}", f"{storage:,.0f}", f"{sweep_ms * devices / CROWD / 1000:.2g} s"]
+            lines.append("| " + " | ".join(cells) + " |")
+    rest = f"The rows of the devices themselves: {device_bytes * 1e6 / 1e9:.1f} GB for each million."
+    return "\n".join(lines) + "\n\n" + rest + "\n"
+
+
 def main():
     DIR.mkdir(parents=True, exist_ok=True)
     all_files()
@@ -115,17 +133,20 @@ def main():
     finally:
         service.stop()
     lines = ["| | replica, µs of CPU | PostgreSQL, µs of CPU | WAL, bytes | storage, bytes |", "|---|---|---|---|---|"]
+    cost = {work: {what: median([one[work][what] for one in rounds]) for what in rounds[0][work]} for work in works}
     names = {"heartbeat": "a heartbeat", "reading": "a single reading (five values)", f"batch:{BATCH}": f"a reading in a batch of {BATCH}"}
     for work, name in names.items():
-        cells = [median([one[work][what] for one in rounds]) for what in ("server", "database", "wal", "storage")]
+        cells = [cost[work][what] for what in ("server", "database", "wal", "storage")]
         storage = "–" if work == "heartbeat" else f"{cells[3]:.0f}"
         lines.append(f"| {name} | {cells[0]:.1f} | {cells[1]:.1f} | {cells[2]:.0f} | {storage} |")
     lines.append(f"| a new connection (TLS 1.3, both sides' certificates) | {median(storms) - beat:.0f} | – | – | – |")
     about = f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores for everything, {DEVICES} devices that never rest, medians of {ROUNDS}.\n\n"
     more = f"A sweep over {CROWD:,} devices that are online: {sweep_ms:.0f} ms. A device at rest: {device_bytes:.0f} bytes in `devices` and `presence`.\n"
     table = about + "\n".join(lines) + "\n\n" + more
-    print("\n" + table)
+    model = needs(cost, sweep_ms, device_bytes)
+    print("\n" + table + "\n" + model)
     write_between(PAGE, "bench-costs", table)
+    write_between(PAGE, "bench-costs (model)", model)
 
 
 main()

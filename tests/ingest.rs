@@ -222,6 +222,37 @@ async fn missing_partitions_are_made_under_concurrent_inserts() {
     assert_eq!(rig.count().await, 96);
 }
 
+/// What was in the way cannot be looked at: the second step of an insert fails, after the first has stored something.
+#[tokio::test]
+async fn partly_stored_is_never_said_to_be_not_stored() {
+    let rig = Rig::new().await;
+    let (old, new) = (reading(device(6), now_us(), 1), reading(device(6), now_us() - 1, 2));
+    let batch = |readings: &[&Reading]| {
+        ReadingBatch::unchecked(device(6), readings.iter().map(|reading| (*reading).clone()).collect())
+    };
+    let send = async |readings: &[&Reading]| rig.ingest.submit(batch(readings), DEADLINE).await;
+    assert_eq!(totals(&send(&[&old]).await.expect("stored")), (1, 0, 0));
+    let may_write_wal = async |change: &str| {
+        let sql = format!(
+            "do $$ declare f regprocedure; begin
+               for f in select oid from pg_proc where proname = 'pg_logical_emit_message' loop
+                 execute format('{change}', f);
+               end loop; end $$"
+        );
+        TestCluster::shared().owner_batch(&rig.store.settings.database, &sql).await;
+    };
+    may_write_wal("revoke execute on function %s from public").await;
+    for (readings, fault) in [(vec![&old, &new], Fault::Unknown), (vec![&old, &new], Fault::Unavailable)] {
+        match send(&readings).await {
+            Err(IngestError::Store(error)) => assert_eq!(error.fault, fault, "{error}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(rig.count().await, 2, "the first time, the new one was stored");
+    }
+    may_write_wal("grant execute on function %s to public").await;
+    assert_eq!(totals(&send(&[&old, &new]).await.expect("an answer")), (0, 2, 0));
+}
+
 #[tokio::test]
 async fn a_retry_waits_for_the_standby_like_the_first_time() {
     let cluster = TestCluster::start(&[]);
