@@ -58,7 +58,7 @@ def readings():
     output(*map(str, command))
     result = json.loads((DIR / "readings.json").read_text())
     if result["all"]["good"] < 0.99 * result["all"]["due"]:
-        print(f"of {result['all']['due']} only {result['all']['good']} were answered well", result["all"])
+        raise SystemExit(f"of {result['all']['due']} only {result['all']['good']} were answered well: {result['all']['ends']}")
     return result["good_per_second"]
 
 

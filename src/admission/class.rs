@@ -29,6 +29,16 @@ impl Class {
         }
     }
 
+    /// How far above the limit the last of it is refused, in percent of the way to the most.
+    pub(super) const fn patience(self) -> u32 {
+        match self {
+            Self::Health | Self::Heartbeats => 100,
+            Self::Readings => 75,
+            Self::Exchange => 50,
+            Self::Lists => 0,
+        }
+    }
+
     /// The name of its limit, as refusals tell it.
     pub const fn limit_name(self) -> &'static str {
         match self {

@@ -16,9 +16,17 @@ use super::shares::Room;
 pub struct LimitSettings {
     /// Never below it. Too small: after a slow moment nothing is left to find the way up with.
     pub min: u32,
-    /// Never above it. Too large: memory for that many requests, and long queues before the limit has learned.
+    /// Never so many under way; the limit is half of it at most. Too large: memory for that many requests, and long queues
+    /// before the limit has learned.
     pub max: u32,
     pub initial: u32,
+}
+
+impl LimitSettings {
+    /// The highest limit that leaves room for what comes above it.
+    fn ceiling(&self) -> u32 {
+        (self.max / MOST).max(self.min)
+    }
 }
 
 /// Latency may be so many times that without a queue before the limit shrinks: a batch that grows takes longer.
@@ -73,7 +81,7 @@ pub struct Limit {
 
 impl Limit {
     pub fn new(settings: LimitSettings) -> Self {
-        let limit = f64::from(settings.initial);
+        let limit = f64::from(settings.initial).min(f64::from(settings.ceiling()));
         Self { settings, limit, calm_s: 0.0, recent_s: 0.0, busy_windows: 0, probe_windows: 0 }
     }
 
@@ -93,15 +101,13 @@ impl Limit {
 
     /// How many may be under way now.
     pub fn room(&self) -> Room {
-        self.room_of(self.get())
+        let limit = self.get();
+        if self.is_probing() { Room { limit, most: limit } } else { self.unprobed_room() }
     }
 
     /// The same if this were no probe.
     pub fn unprobed_room(&self) -> Room {
-        self.room_of(self.unprobed())
-    }
-
-    fn room_of(&self, limit: u32) -> Room {
+        let limit = self.unprobed();
         Room { limit, most: limit.saturating_mul(MOST).min(self.settings.max) }
     }
 
@@ -109,7 +115,7 @@ impl Limit {
         // Between `min` and `max`, which are u32.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
         let limit = (self.limit * share) as u32;
-        limit.clamp(self.settings.min, self.settings.max)
+        limit.clamp(self.settings.min, self.settings.ceiling())
     }
 
     /// The latency of a commit over the last half second or so, in seconds; zero before the first.
@@ -150,7 +156,7 @@ impl Limit {
     }
 
     fn set(&mut self, limit: f64) {
-        self.limit = limit.clamp(f64::from(self.settings.min), f64::from(self.settings.max));
+        self.limit = limit.clamp(f64::from(self.settings.min), f64::from(self.settings.ceiling()));
     }
 }
 
@@ -225,14 +231,14 @@ mod tests {
         for _ in 0..300 {
             limit.learn(&busy(&limit, 2.0 * CALM_MIN_S));
         }
-        assert_eq!(limit.unprobed(), SETTINGS.max);
+        assert_eq!(limit.unprobed_room(), Room { limit: SETTINGS.max / MOST, most: SETTINGS.max });
     }
 
     #[test]
     fn everybody_is_refused_at_the_most_at_the_latest() {
         assert_eq!(Limit::new(SETTINGS).room(), Room { limit: 100, most: 200 });
         let high = Limit::new(LimitSettings { initial: 1_999, ..SETTINGS });
-        assert_eq!(high.unprobed_room(), Room { limit: 1_999, most: 2_000 });
+        assert_eq!(high.unprobed_room(), Room { limit: 1_000, most: 2_000 });
     }
 
     #[test]

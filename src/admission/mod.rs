@@ -5,7 +5,8 @@
 //! - [`Admission::in_time`]: a request that cannot be answered within its caller's deadline is not begun.
 //! - [`Admission::spend`]: the rate of one device and of one fleet.
 //!
-//! Nothing waits here: what cannot enter is told so at once, and how long to stay away. A refusal costs its caller
+//! Nothing waits here: what cannot enter is told so at once, and how long to stay away (who does not, is answered later:
+//! `http::frame`). A refusal costs its caller
 //! nothing but the pause: a bucket that refuses gives no token (that of a fleet is asked after the device's, which has
 //! given one by then), and presence counts no shed heartbeat against its device.
 //!
@@ -37,7 +38,7 @@ use crate::observe::admission::{self as observe, ClassCounters, Stage};
 
 /// Between two looks at the latency of commits.
 const WINDOW: Duration = Duration::from_millis(100);
-/// The same in a probe: what it takes a few commits to drain. One without a commit is followed by another.
+/// The least of one in a probe; two commits, if they take longer, so that those from before it are over in its first.
 const PROBE_WINDOW: Duration = Duration::from_millis(25);
 /// Buckets that are kept, of each kind.
 const CALLERS_MAX: u64 = 1_000_000;
@@ -100,7 +101,7 @@ struct State {
     seen: Seen,
 }
 
-/// Since the last window.
+/// Since the last window. Entered and refused are those that wait for commits.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     under_way_max: u32,
@@ -148,7 +149,7 @@ impl Admission {
     async fn follow(self, mut limit: Limit, ingest: Ingest, shutdown: Shutdown) {
         let mut pause = Pause::new();
         loop {
-            let window = if limit.is_probing() { PROBE_WINDOW } else { WINDOW };
+            let window = if limit.is_probing() { PROBE_WINDOW.max(self.commit() * 2) } else { WINDOW };
             tokio::select! {
                 () = tokio::time::sleep(window) => {}
                 () = shutdown.aborting() => return,
@@ -157,7 +158,8 @@ impl Admission {
             ingest.measure_queue();
             let Seen { under_way_max, entered, refused } = self.0.lock().take_seen();
             let latency_s = commits.mean().as_secs_f64();
-            if !limit.is_probing() {
+            // What stands still is no rush: when it goes on, there is room.
+            if !limit.is_probing() && commits.ended > 0 {
                 pause.learn(entered, refused);
             }
             let now = limit.learn(&Window { commits: commits.ended, latency_s, lost: commits.lost, under_way_max });
@@ -187,7 +189,9 @@ impl Admission {
             // A refusal shows that more than the limit would have come.
             let most = if entered { state.shares.total() } else { room.limit };
             state.seen.under_way_max = state.seen.under_way_max.max(most);
-            *(if entered { &mut state.seen.entered } else { &mut state.seen.refused }) += 1;
+            if class.waits_for_commits() {
+                *(if entered { &mut state.seen.entered } else { &mut state.seen.refused }) += 1;
+            }
             entered
         };
         if entered {
@@ -264,7 +268,7 @@ mod tests {
 
     fn admission(limit: u32, device_rate: Rate, fleet_rate: Rate) -> (Admission, Clock) {
         let clock = Clock::manual(1_700_000_000_000_000);
-        let limits = LimitSettings { min: 1, max: limit, initial: limit };
+        let limits = LimitSettings { min: limit, max: limit, initial: limit };
         (Admission::fixed(&AdmissionSettings { limit: limits, device_rate, fleet_rate }, clock.clone()), clock)
     }
 

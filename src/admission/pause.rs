@@ -1,7 +1,7 @@
 //! How long those who are refused stay away. Pure.
 //!
 //! A refusal costs about as much as a request that does nothing, so there must be few of them: while there are more than a
-//! twentieth of what is served, each is for longer, until the callers who are away are as many as are too many. Longer
+//! twentieth of what is let in, each is for longer, until the callers who are away are as many as are too many. Longer
 //! pauses also come apart further (each is drawn from one to two times its length), so that who was refused together does
 //! not come back together.
 
@@ -14,8 +14,8 @@ pub(super) const MIN: Duration = Duration::from_millis(200);
 const COMMITS_MAX: Duration = Duration::from_secs(10);
 /// For many refusals: when the rush is over, callers should come back within seconds.
 const RUSH_MAX: Duration = Duration::from_secs(3);
-/// Refusals that a request served may cost.
-const REFUSALS_PER_SERVED: f64 = 0.05;
+/// Refusals for each request that is let in.
+const REFUSALS_PER_ENTERED: f64 = 0.05;
 /// In each window with more of them, and in each with fewer.
 const GROWTH: f64 = 1.07;
 const DECAY: f64 = 0.97;
@@ -30,12 +30,11 @@ impl Pause {
         Self { factor: 1.0 }
     }
 
-    /// Learns from a window. One in which nothing was served says nothing: what stands still is no rush, and when it goes
-    /// on there is room.
-    pub(super) fn learn(&mut self, served: u32, refused: u32) {
-        if f64::from(refused) <= f64::from(served) * REFUSALS_PER_SERVED {
+    /// Learns from a window in which something was done.
+    pub(super) fn learn(&mut self, entered: u32, refused: u32) {
+        if f64::from(refused) <= f64::from(entered) * REFUSALS_PER_ENTERED {
             self.factor = (self.factor * DECAY).max(1.0);
-        } else if served > 0 {
+        } else {
             self.factor = (self.factor * GROWTH).min(RUSH_MAX.div_duration_f64(MIN));
         }
     }
@@ -77,12 +76,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_short_again_soon_after_and_a_standstill_is_no_rush() {
+    fn it_is_short_again_soon_after() {
         let mut pause = Pause::new();
-        for _ in 0..100 {
-            pause.learn(0, 1_000);
-        }
-        assert_eq!(pause.of(QUICK), MIN);
         for _ in 0..100 {
             pause.learn(100, 1_000);
         }

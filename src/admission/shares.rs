@@ -5,7 +5,8 @@
 //!   first and heartbeats last.
 //! - The limit is no wall. Between it and the most, more and more of those who borrow are refused, in proportion (Random
 //!   Early Detection, Floyd and Jacobson, IEEE/ACM ToN 1-4, 1993). A wall refuses all who come while a short queue drains;
-//!   all of them stay away for as long, the service idles, and then they are all back.
+//!   all of them stay away for as long, the service idles, and then they are all back. The less a class is worth, the
+//!   sooner all of it is refused: lists at the limit, heartbeats at twice of it.
 
 use super::class::Class;
 
@@ -55,18 +56,28 @@ impl Shares {
         if self.of(class) < share(class.share(), room.limit) {
             return true;
         }
-        let below = Class::ALL.into_iter().skip(class.place());
-        let (percent, used) =
-            below.fold((0, 0), |(percent, used), class| (percent + class.share(), used + self.of(class)));
-        let of_its_own = refused_part(used, share(percent, room.limit), share(percent, room.most));
-        let of_all = refused_part(self.total(), room.limit, room.most);
+        // None is worth more than those before it: of two that want to borrow, the worthier is refused less often.
+        let of_the_worthier =
+            Class::ALL.into_iter().take(class.place() + 1).map(|class| self.refused_part(class, room));
+        let part = of_the_worthier.fold(0.0, f64::max);
         let due = &mut self.due[class.place()];
-        *due += of_its_own.max(of_all);
+        *due += part;
         if *due < 1.0 {
             return true;
         }
         *due -= 1.0;
         false
+    }
+
+    /// Of those of this class who want to borrow: by what those who may borrow from the same have, and by the whole.
+    fn refused_part(&self, class: Class, room: Room) -> f64 {
+        let below = Class::ALL.into_iter().skip(class.place());
+        let (percent, used) =
+            below.fold((0, 0), |(percent, used), class| (percent + class.share(), used + self.of(class)));
+        let own = share(percent, room.limit);
+        let most = |limit: u32, most: u32| limit + most.saturating_sub(limit) * class.patience() / 100;
+        let of_its_own = refused_part(used, own, most(own, share(percent, room.most)));
+        of_its_own.max(refused_part(self.total(), room.limit, most(room.limit, room.most)))
     }
 }
 
@@ -109,7 +120,7 @@ mod tests {
     #[test]
     fn beyond_the_limit_they_are_refused_in_proportion() {
         let room = Room { limit: 100, most: 200 };
-        for (under_way, refused) in [(0, 0), (69, 0), (70, 0), (105, 500), (139, 985), (140, 1_000), (400, 1_000)] {
+        for (under_way, refused) in [(0, 0), (69, 0), (70, 0), (96, 500), (121, 981), (122, 1_000), (400, 1_000)] {
             let mut shares = Shares::default();
             shares.under_way[Class::Readings.place()] = under_way;
             let tries = (0..1_000).filter(|_| {
@@ -147,6 +158,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_worthier_is_refused_less_often(under_way in prop::array::uniform5(0_u32..150), limit in 1_u32..200) {
+            let (shares, room) = (Shares { under_way, due: [0.0; CLASSES] }, Room { limit, most: 2 * limit });
+            let mut last = 0.0_f64;
+            for class in Class::ALL {
+                let mut one = shares.clone();
+                one.enter(class, room);
+                if shares.of(class) >= share(class.share(), limit) {
+                    // What was drawn: the fraction that is left, or all of it.
+                    let part = if one.of(class) > shares.of(class) { one.due[class.place()] } else { 1.0 };
+                    prop_assert!(part >= last, "{class:?}: {part} after {last}");
+                    last = part;
+                }
+            }
+        }
+
         #[test]
         fn whatever_happens(limit in 1_u32..400, steps in prop::collection::vec((class(), any::<bool>()), 0..600)) {
             let mut shares = Shares::default();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONNECTION};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -17,7 +17,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 use super::api::Shared;
 use super::drill::Origin;
 use super::error::{self, ApiError, Refusal, Rendering};
-use super::guard::{enter, guard};
+use super::guard::{enter, guard, stated_patience};
 use super::route::RouteInfo;
 use super::unread::{self, Unread};
 use crate::domain::time::Clock;
@@ -66,27 +66,38 @@ pub async fn frame(State(row): State<Arc<Row>>, request: Request, next: Next) ->
 /// Longer: clients on slow links that count their own patience give up. Shorter: those who come again at once cost more.
 const EARLY_MAX: Duration = Duration::from_secs(1);
 
-/// There is no room for this request, and the shortest way to say so: most of what comes in a rush ends here. Who comes
-/// again on the same connection sooner than it was told is answered when that time has come, within [`EARLY_MAX`], so
-/// that callers who do not listen cannot keep us busy with refusing them.
+/// There is no room for this request, and the shortest way to say so: most of what comes in a rush ends here.
 async fn turned_away(row: &Row, request: Request, pause: Duration) -> Response {
-    let in_flight = row.metrics.begin();
     let origin = Origin::of(&row.shared);
     let RequestId(id) = request_id(request.headers(), &row.shared.clock);
     let pause = row.shared.random.scale(pause, 1.0, 2.0);
-    if let Some(connection) = request.extensions().get::<Arc<ConnInfo>>() {
-        let early = connection.pause.left(row.shared.clock.boottime()).min(EARLY_MAX);
-        if !early.is_zero() {
-            tokio::time::sleep(early).await;
-        }
-        connection.pause.told(row.shared.clock.boottime().plus(pause));
-    }
+    let waits = stay(row, &request, pause);
     let goes_on = unread::take_in_unseen(request).await;
+    if let Some(wait) = waits {
+        tokio::time::sleep(wait).await;
+    }
+    // What it waited on purpose is no latency of ours.
+    let in_flight = row.metrics.begin();
     let mut response = row.no_room.response(&id, pause);
     sign(&mut response, !goes_on, &id, origin.as_ref());
     in_flight.answered(response.status().as_u16());
     tracing::debug!(request_id = %id, listener = row.info.port.as_str(), route = row.info.path, "shed");
     response
+}
+
+/// Who comes again on the same connection sooner than it was told is answered when that time has come, within
+/// [`EARLY_MAX`] and its own patience, so that callers who do not listen cannot keep us busy with refusing them. Not over
+/// HTTP/2, where a request may have been sent before the answer to another.
+fn stay(row: &Row, request: &Request, pause: Duration) -> Option<Duration> {
+    let connection = request.extensions().get::<Arc<ConnInfo>>()?;
+    if request.version() >= Version::HTTP_2 {
+        return None;
+    }
+    let (what, now) = (row.info.class.as_str(), row.shared.clock.boottime());
+    let patience = stated_patience(request.headers()).unwrap_or(EARLY_MAX);
+    let early = connection.away.left(what, now).min(EARLY_MAX).min(patience);
+    connection.away.told(what, now.plus(early + pause));
+    Some(early).filter(|early| !early.is_zero())
 }
 
 /// The headers that every answer of a frame has.

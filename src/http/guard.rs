@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::HeaderName;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -67,6 +67,11 @@ pub(super) fn enter(row: &Row) -> Result<Option<Permit>, Refused> {
     admission.enter(row.info.class).map(Some).inspect_err(|refused| note(row, *refused))
 }
 
+/// What the header says, if that can be read.
+pub(super) fn stated_patience(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(DEADLINE)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
+}
+
 fn shed(row: &Row, refused: Refused) -> ApiError {
     note(row, refused);
     refused.into()
@@ -82,9 +87,10 @@ fn note(row: &Row, refused: Refused) {
 /// What the header says, within our own deadline. A request that cannot be answered in time is not begun.
 fn patience(row: &Row, parts: &Parts) -> Result<Patience, ApiError> {
     let own = row.shared.settings.submit_deadline;
-    let Some(value) = parts.headers.get(DEADLINE) else { return Ok(Patience(own)) };
-    let stated = value.to_str().ok().and_then(|text| text.parse::<u64>().ok()).map(Duration::from_millis);
-    let stated = stated.filter(|span| !span.is_zero()).ok_or_else(|| {
+    if !parts.headers.contains_key(DEADLINE) {
+        return Ok(Patience(own));
+    }
+    let stated = stated_patience(&parts.headers).filter(|span| !span.is_zero()).ok_or_else(|| {
         ApiError::because(Slug::Malformed, "X-Request-Deadline-Ms is a whole number of milliseconds, at least 1.")
     })?;
     if let Some(admission) = row.shared.admission.as_ref() {

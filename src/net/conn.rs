@@ -14,7 +14,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::clearing::Clearing;
-use super::peer::{ConnInfo, Listener, Memo, Pause, Peer};
+use super::peer::{Away, ConnInfo, Listener, Memo, Peer};
 use super::proxy;
 use super::reload::TlsHandle;
 use super::settings::ListenerSettings;
@@ -86,7 +86,7 @@ impl Door {
             listener,
             peer,
             memo: Memo::default(),
-            pause: Pause::default(),
+            away: Away::default(),
         });
         Ok(Established { stream, info, unverified })
     }

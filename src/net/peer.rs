@@ -46,22 +46,22 @@ pub struct ConnInfo {
     pub listener: Listener,
     pub peer: Peer,
     pub memo: Memo,
-    pub pause: Pause,
+    pub away: Away,
 }
 
-/// Until when the caller was told to stay away.
+/// Until when the caller was told to stay away, and with what.
 #[derive(Debug, Default)]
-pub struct Pause(Mutex<Option<Boottime>>);
+pub struct Away(Mutex<Option<(&'static str, Boottime)>>);
 
-impl Pause {
-    pub fn told(&self, until: Boottime) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+impl Away {
+    pub fn told(&self, what: &'static str, until: Boottime) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((what, until));
     }
 
-    /// How much too soon somebody comes who comes now.
-    pub fn left(&self, now: Boottime) -> Duration {
-        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        until.map_or(Duration::ZERO, |until| until.since(now))
+    /// How much too soon somebody comes who comes now with it.
+    pub fn left(&self, what: &'static str, now: Boottime) -> Duration {
+        let told = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.filter(|(known, _)| *known == what).map_or(Duration::ZERO, |(_, until)| until.since(now))
     }
 }
 

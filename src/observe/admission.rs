@@ -8,7 +8,10 @@ const OFFERED: &str = "everbeat_admission_offered_total";
 const SHED: &str = "everbeat_admission_shed_total";
 
 pub(super) const METRICS: &[Metric] = &[
-    gauge(LIMIT, "Requests that may be under way at once, as the latency of commits allows."),
+    gauge(
+        LIMIT,
+        "Requests under way from which on some are refused, as the latency of commits allows; at twice of it all are.",
+    ),
     gauge(UNDER_WAY, "Requests that are under way, by class."),
     counter(OFFERED, "Requests that asked to be let in, by class."),
     counter(SHED, "Requests that were not served, by class and by what refused them. Offered less shed is accepted."),

@@ -151,10 +151,10 @@ async fn watch(load: &LoadArgs, drive: &Drive, recorder: &Recorder, stop: &Shutd
         // What was due in the second before the last has been answered by now, or is late.
         let last = recorder.second(usize::try_from(second.saturating_sub(2)).unwrap_or(usize::MAX));
         let ms = |share| last.quantile_us(share).map_or_else(|| "-".to_owned(), |us| format!("{} ms", us / 1_000));
-        let other = last.total() - last.count(End::Good);
+        let (good, held_back) = (last.count(End::Good), last.count(End::HeldBack));
+        let other = last.total() - good - held_back;
         say(&format!(
-            "{second:>4} s  good {:>6}/s  other {other:>6}/s  p50 {:>7}  p99 {:>7}  under way {}\n",
-            last.count(End::Good),
+            "{second:>4} s  good {good:>6}/s  held back {held_back:>6}/s  other {other:>6}/s  p50 {:>7}  p99 {:>7}  under way {}\n",
             ms(0.5),
             ms(0.99),
             drive.under_way()

@@ -55,12 +55,17 @@ fn throughput(seconds: &[Figures], axis: Axis, top: f64) -> Vec<Markup> {
         points.collect::<Vec<_>>()
     };
     parts.push(curve("heartbeats", &line_of(&|second| second.due)));
-    parts.push(curve("p99", &line_of(&|second| ended(second, &[End::Limited, End::Shed]))));
+    parts.push(curve("p99", &line_of(&|second| ended(second, &[End::Limited, End::Shed, End::HeldBack]))));
     let lost = [End::Refused, End::Broken, End::Failed, End::NotSent];
     parts.push(curve("errors", &line_of(&|second| ended(second, &lost))));
     parts.extend(legend(
         top,
-        &[("readings", "good"), ("heartbeats", "due"), ("p99", "429 and 503"), ("errors", "errors")],
+        &[
+            ("readings", "good"),
+            ("heartbeats", "due"),
+            ("p99", "429, 503, or held back for them"),
+            ("errors", "errors"),
+        ],
     ));
     parts
 }
