@@ -1,6 +1,6 @@
 """Goodput and latency below, at and far above what the service can do, as script/bench-overload runs it: readings by an
-open loop at shares of the peak that a closed loop finds, and beside them heartbeats at a tenth of it. Also what a refused
-request costs. Writes the table of docs/performance.md."""
+open loop at shares of the peak that a closed loop finds, and beside them heartbeats at a tenth of it. Also the memory of
+idle connections. Writes the table of docs/performance.md."""
 import json
 import math
 import os
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from service import Service, all_files, cpu_us, median, write_between
+from service import Service, all_files, median, write_between
 
 PROGRAM, DIR, PORT, PAGE = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 IDLE = 10_000
@@ -58,18 +58,6 @@ def phases(service):
     }
 
 
-def refusal(service, tight):
-    """CPU of the replica for a refused request, by that of replica and database for a served one: the database has nothing
-    to do with what is refused."""
-    tight.run("enroll", "heartbeat", 2, "--rate", "10", devices=DEVICES, warm_up=1)
-    served = service.run("served", "reading", SECONDS, "--closed", devices=DEVICES, warm_up=WARM_UP)
-    each = cpu_us(served, "server", "database") / served["all"]["good"]
-    shed = tight.run("shed", "reading", SECONDS, "--closed", "--stubborn", devices=DEVICES, warm_up=WARM_UP)
-    refused = shed["all"]["due"] - shed["all"]["good"]
-    of_the_good = cpu_us(served, "server") / served["all"]["good"] * shed["all"]["good"]
-    return (cpu_us(shed, "server") - of_the_good) / refused / each
-
-
 def idle():
     """Memory of a replica for each of many connections that are open and do nothing, in KiB, with all else that it has by
     then and had not at its start: what it remembers of the devices, and of how they were enrolled."""
@@ -96,7 +84,6 @@ GOALS = {
     "heartbeats answered well at 2": (0.999, True),
     "accepted p99 at 2 ÷ at 0.8": (2, False),
     "seconds to 1.2 × base p99": (5, False),
-    "CPU of a refused request ÷ of a served one": (0.10, False),
     "KiB for an idle connection (10,000 of them)": (40, False),
 }
 
@@ -104,22 +91,16 @@ GOALS = {
 def main():
     DIR.mkdir(parents=True, exist_ok=True)
     all_files()
-    service, tight, rounds = None, None, []
+    service, rounds = Service(PROGRAM, DIR, "overload", PORT), []
     try:
-        service = Service(PROGRAM, DIR, "overload", PORT)
-        limit = {f"ADMISSION__LIMIT_{which}": 20 for which in ("MIN", "MAX", "INITIAL")}
-        tight = Service(PROGRAM, DIR, "tight", PORT + 10, **limit)
         for n in range(ROUNDS):
             one = phases(service)
-            one["CPU of a refused request ÷ of a served one"] = refusal(service, tight)
             if n == 0:
                 one["KiB for an idle connection (10,000 of them)"] = idle()
             rounds.append(one)
             print(f"round {n + 1}:", json.dumps({key: round(value, 3) for key, value in one.items()}, ensure_ascii=False))
     finally:
-        for each in (service, tight):
-            if each is not None:
-                each.stop()
+        service.stop()
     lines = ["| | median | least to most | goal |", "|---|---|---|---|"]
     for key in rounds[0]:
         values = [one[key] for one in rounds if key in one]
