@@ -30,12 +30,11 @@ class Database:
         }
 
     def numbers(self, sql):
-        command = [PSQL, "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-c", sql]
-        out = subprocess.run(command, env=self.env, check=True, stdout=subprocess.PIPE, text=True).stdout
-        return [float(number) for number in out.split()]
+        return [float(number) for number in self.run(sql).split()]
 
     def run(self, sql):
-        self.numbers(sql)
+        command = [PSQL, "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-c", sql]
+        return subprocess.run(command, env=self.env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def written(database):
