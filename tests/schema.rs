@@ -1,4 +1,5 @@
-//! The schema: migrations apply from zero, and the statements of both planes fit it.
+//! The schema: migrations apply from zero, the statements of both planes fit it, and those over many rows do no more work
+//! than there are rows.
 
 #![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
@@ -128,4 +129,88 @@ fn every_file_is_a_declared_statement_and_names_itself() {
         let checked = include_str!("statements.rs").contains(&format!("sql/{}.sql\"", statement.name));
         assert_eq!(checked, statement.name != "wal_write", "tests/statements.rs and {}", statement.name);
     }
+}
+
+/// Devices that are online and were heard a minute ago, with the arguments of a statement over all of them.
+const CROWD: u16 = 3_000;
+
+async fn crowd(client: &tokio_postgres::Client) {
+    let make = format!(
+        "insert into fleets (id, name) values ('00000000-0000-7000-8000-000000000001', 'f');
+         insert into devices (id, fleet_id, name) select gen_random_uuid(), '00000000-0000-7000-8000-000000000001', 'd' || n
+           from generate_series(1, {CROWD}) n;
+         insert into credentials (fingerprint, device_id, spki_sha256, serial, certificate_pem, not_before, not_after)
+           select sha256(id::text::bytea), id, sha256(id::text::bytea), '\\x01', '', now(), now() + interval '1 day' from devices;
+         insert into replicas (id, addr, version) values ('00000000-0000-7000-8000-00000000000a', 'here:1', '0');
+         insert into presence (device_id, state, promise_ms, last_seen, replica)
+           select id, 1, 86400000, now() - interval '1 minute', '00000000-0000-7000-8000-00000000000a' from devices;
+         insert into leader_epoch values ('sweeper', 3, current_timeline());
+         update tick set at = now(), timeline = current_timeline(), postmaster_start = pg_postmaster_start_time();
+         analyze"
+    );
+    client.batch_execute(&make).await.expect("the crowd is made");
+}
+
+/// Runs a statement with its arguments as SQL, and returns the most rows that any step of its plan made or threw away,
+/// and how often `devices` was looked at.
+async fn work(client: &tokio_postgres::Client, statement: &Statement, arguments: &str) -> (f64, f64) {
+    let Statement { name, sql, .. } = statement;
+    client.batch_execute(&format!("deallocate all; prepare {name} as {sql}; begin")).await.expect("it is prepared");
+    let run = format!("explain (analyze, format json) execute {name}({arguments})");
+    let messages = client.simple_query(&run).await.expect("it runs");
+    client.batch_execute("rollback").await.expect("it is undone");
+    let text = messages.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let plan: serde_json::Value = serde_json::from_str(text.expect("a plan")).expect("JSON");
+    let (mut rows, mut looked_up) = (0.0_f64, 0.0);
+    let mut steps = vec![&plan[0]["Plan"]];
+    while let Some(step) = steps.pop() {
+        let number = |key: &str| step[key].as_f64().unwrap_or(0.0);
+        let thrown_away = number("Rows Removed by Filter") + number("Rows Removed by Join Filter");
+        rows = rows.max((number("Actual Rows") + thrown_away) * number("Actual Loops"));
+        if step["Relation Name"] == "devices" {
+            looked_up += number("Actual Loops");
+        }
+        steps.extend(step["Plans"].as_array().into_iter().flatten());
+    }
+    (rows, looked_up)
+}
+
+#[tokio::test]
+async fn work_grows_with_the_rows_and_no_faster() {
+    let store = TestStore::new().await;
+    let (client, _driver) = TestCluster::shared().owner(&store.settings.database).await;
+    crowd(&client).await;
+    let lists = "with all_of (list) as (select array_agg(device_id order by device_id) from presence)
+        select quote_literal(list::text) || '::uuid[]', array_length(list, 1)::bigint,
+               (select quote_literal(array_agg(sha256(id::text::bytea) order by id)::text) from devices) from all_of";
+    let row = client.query_one(lists, &[]).await.expect("the arguments");
+    let (ids, prints): (String, String) = (row.get(0), row.get(2));
+    let ones = format!("'{{{}}}'::bigint[]", vec!["1"; usize::from(CROWD)].join(","));
+    let texts = ones.replace("bigint", "text");
+    let me = "'00000000-0000-7000-8000-00000000000a'";
+    let flush = format!("{ids}, {ones}, {prints}, {ones}, {ones}, {ones}, clock_timestamp(), {me}, {ones}, {texts}");
+    let calls = [("presence_flush", flush), ("presence_extend", format!("{ids}, {ones}, {me}"))];
+    for mode in ["force_generic_plan", "force_custom_plan"] {
+        client.batch_execute(&format!("set plan_cache_mode = {mode}")).await.expect("set");
+        for (name, arguments) in &calls {
+            let statement = presence::STATEMENTS.iter().find(|statement| statement.name == *name).expect("declared");
+            let (rows, looked_up) = work(&client, statement, arguments).await;
+            assert!(looked_up > 0.0, "{name} with {mode} did nothing");
+            assert!(rows <= 2.0 * f64::from(CROWD), "{name} with {mode}: {rows} rows");
+        }
+    }
+    // Who was heard in time costs the sweep no look-up, also after an outage that gave everybody a new deadline.
+    let sweep = presence::STATEMENTS.iter().find(|statement| statement.name == "presence_sweep").expect("declared");
+    let arguments = "'sweeper', 3, current_timeline(), 500, 60000, 10000, 3, 300000";
+    assert!(work(&client, sweep, arguments).await.1 < 1.0);
+    let outage = format!(
+        "update presence set last_seen = now() - interval '9 days'; analyze;
+         insert into outages (started_at, ended_at, cause, replica) values (now() - interval '1 minute', now(), 'replica', {me})"
+    );
+    assert!(work(&client, sweep, arguments).await.0 >= f64::from(CROWD));
+    client.batch_execute(&outage).await.expect("the outage");
+    assert!(work(&client, sweep, arguments).await.1 < 1.0);
 }

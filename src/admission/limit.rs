@@ -48,6 +48,9 @@ const PROBE_SHARE: f64 = 0.25;
 const RECENT_WEIGHT: f64 = 0.2;
 /// At so many times the limit everybody is refused.
 const MOST: u32 = 2;
+/// What a limit grows by that refused somebody while commits were calm, on top of the small queue: at the first rush of a
+/// day it has doubled within two seconds, where the small queue alone takes a minute.
+const TOO_SMALL_GROWTH: f64 = 0.25;
 /// Of each new limit, this share is taken over.
 const SMOOTHING: f64 = 0.2;
 /// No window shrinks the limit by more than half of what is taken over.
@@ -66,6 +69,8 @@ pub struct Window {
     pub lost: u32,
     /// The most requests that were under way at once.
     pub under_way_max: u32,
+    /// Those that were to wait for a commit and found no room.
+    pub refused: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -150,7 +155,9 @@ impl Limit {
         } else {
             self.busy_windows += 1;
             let gradient = (TOLERANCE * self.calm_s.max(CALM_MIN_S) / window.latency_s).clamp(GRADIENT_MIN, 1.0);
-            let next = self.limit.mul_add(gradient, self.limit.sqrt());
+            let too_small = gradient >= 1.0 && window.refused > 0;
+            let growth = if too_small { self.limit * TOO_SMALL_GROWTH } else { 0.0 };
+            let next = self.limit.mul_add(gradient, self.limit.sqrt() + growth);
             self.set(self.limit.mul_add(1.0 - SMOOTHING, next * SMOOTHING));
         }
     }
@@ -174,7 +181,7 @@ mod tests {
     const SETTINGS: LimitSettings = LimitSettings { min: 20, max: 2_000, initial: 100 };
 
     fn busy(limit: &Limit, latency_s: f64) -> Window {
-        Window { commits: 5, latency_s, lost: 0, under_way_max: limit.get() }
+        Window { commits: 5, latency_s, lost: 0, under_way_max: limit.get(), refused: 0 }
     }
 
     /// Windows in which all that may be is under way, at a server that does `capacity` requests at once in `base_s` and
@@ -183,7 +190,7 @@ mod tests {
         let mut seen = Vec::new();
         for _ in 0..windows {
             let queue = (f64::from(limit.get()) / f64::from(capacity)).max(1.0);
-            let window = busy(limit, base_s * queue);
+            let window = Window { refused: 1, ..busy(limit, base_s * queue) };
             limit.learn(&window);
             if limit.probe_windows == 0 {
                 seen.push(limit.get());
@@ -212,6 +219,19 @@ mod tests {
         assert!(slow.last().is_some_and(|last| (100..=300).contains(last)), "{:?}", slow.last());
         let fast = saturated(&mut limit, 2_000, (100, 0.040));
         assert!(fast.last().is_some_and(|last| (100..=300).contains(last)), "{:?}", fast.last());
+    }
+
+    #[test]
+    fn a_limit_that_refuses_while_commits_are_calm_doubles_within_two_seconds() {
+        let after_two_seconds = |refused| {
+            let mut limit = Limit::new(SETTINGS);
+            for _ in 0..20 {
+                limit.learn(&Window { refused, ..busy(&limit, 0.005) });
+            }
+            limit.unprobed()
+        };
+        assert!(after_two_seconds(1) >= 200, "{}", after_two_seconds(1));
+        assert!(after_two_seconds(0) < 150, "{}", after_two_seconds(0));
     }
 
     #[test]
@@ -245,7 +265,7 @@ mod tests {
     fn what_nobody_uses_teaches_only_the_latency_without_a_queue() {
         let mut limit = Limit::new(SETTINGS);
         for latency_s in [0.001, 0.5, 0.001] {
-            limit.learn(&Window { commits: 1, latency_s, lost: 0, under_way_max: 3 });
+            limit.learn(&Window { commits: 1, latency_s, under_way_max: 3, ..Window::default() });
         }
         assert_eq!(limit.get(), 100);
         limit.learn(&Window::default());
@@ -267,11 +287,11 @@ mod tests {
     proptest! {
         #[test]
         fn it_stays_within_its_bounds(windows in prop::collection::vec(
-            (0_u32..100, prop::num::f64::ANY, 0_u32..3, 0_u32..5_000), 0..300)) {
+            (0_u32..100, prop::num::f64::ANY, 0_u32..3, 0_u32..5_000, 0_u32..2), 0..300)) {
             let mut limit = Limit::new(SETTINGS);
-            for (commits, latency_s, lost, under_way_max) in windows {
+            for (commits, latency_s, lost, under_way_max, refused) in windows {
                 let before = limit.limit;
-                let now = limit.learn(&Window { commits, latency_s, lost, under_way_max });
+                let now = limit.learn(&Window { commits, latency_s, lost, under_way_max, refused });
                 prop_assert!((SETTINGS.min..=SETTINGS.max).contains(&now));
                 prop_assert!(limit.recent_s().is_finite() && limit.recent_s() >= 0.0);
                 prop_assert!(limit.limit >= before * 0.89, "no window takes more than a ninth");

@@ -6,9 +6,8 @@
 //! - [`Admission::spend`]: the rate of one device and of one fleet.
 //!
 //! Nothing waits here: what cannot enter is told so at once, and how long to stay away (who does not, is answered later:
-//! `http::frame`). A refusal costs its caller
-//! nothing but the pause: a bucket that refuses gives no token (that of a fleet is asked after the device's, which has
-//! given one by then), and presence counts no shed heartbeat against its device.
+//! `http::frame`). A refusal costs its caller nothing but the pause: a bucket that refuses gives no token (that of a fleet
+//! is asked after the device's, which has given one by then), and presence counts no shed heartbeat against its device.
 //!
 //! Deliberately absent: a queue before the limit (the committer's is the only one, and bounded); limits over several
 //! replicas (each has its own, so a fleet's rate is that of one replica times those that it talks to).
@@ -162,7 +161,8 @@ impl Admission {
             if !limit.is_probing() && commits.ended > 0 {
                 pause.learn(entered, refused);
             }
-            let now = limit.learn(&Window { commits: commits.ended, latency_s, lost: commits.lost, under_way_max });
+            let now =
+                limit.learn(&Window { commits: commits.ended, latency_s, lost: commits.lost, under_way_max, refused });
             {
                 let mut state = self.0.lock();
                 (state.room, state.unprobed_room) = (limit.room(), limit.unprobed_room());

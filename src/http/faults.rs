@@ -13,23 +13,19 @@ impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         let again = "Nothing was done. Send it again after the pause.";
         let error = match refused {
-            Refused::Full { class, pause } => {
-                Self::because(Slug::Overloaded, again).limit(class.limit_name()).retry_after(pause)
-            }
-            Refused::TooLate { pause } => Self::because(
+            Refused::Full { class, .. } => Self::because(Slug::Overloaded, again).limit(class.limit_name()),
+            Refused::TooLate { .. } => Self::because(
                 Slug::Overloaded,
                 "A commit takes longer than X-Request-Deadline-Ms now. Nothing was done.",
             )
-            .limit("deadline")
-            .retry_after(pause),
-            Refused::Device { pause } => Self::because(Slug::RateLimited, "This device sends too often.")
-                .limit("device_requests_per_s")
-                .retry_after(pause),
-            Refused::Fleet { pause } => Self::because(Slug::RateLimited, "The devices of this fleet send too often.")
-                .limit("fleet_requests_per_s")
-                .retry_after(pause),
+            .limit("deadline"),
+            Refused::Device { .. } => {
+                Self::because(Slug::RateLimited, "This device sends too often.").limit("device_requests_per_s")
+            }
+            Refused::Fleet { .. } => Self::because(Slug::RateLimited, "The devices of this fleet send too often.")
+                .limit("fleet_requests_per_s"),
         };
-        error.counted()
+        error.retry_after(refused.pause()).counted()
     }
 }
 

@@ -15,8 +15,10 @@ use crate::domain::presence::Said;
 use crate::domain::time::{Boottime, Clock};
 use crate::store::presence::Contacts;
 
-/// More than there are cores, so that two requests seldom meet at one lock.
+/// More than there are cores, so that two requests seldom meet at one lock. A multiple of [`SLICES`].
 const SHARDS: usize = 64;
+/// Parts in which devices can be taken, of about the same size.
+pub const SLICES: usize = 8;
 
 type Shard = HashMap<DeviceId, Contacts>;
 
@@ -74,12 +76,12 @@ impl Coalescer {
         self.merge_into(&mut shard, given);
     }
 
-    /// All that waits, in the order of the flush, and the moment: what was noted before it is in here, or was taken
-    /// earlier.
-    pub fn take(&self) -> (Boottime, Vec<Contacts>) {
+    /// All that waits in these slices, in the order of the flush, and the moment: what was noted before it is in here, or
+    /// was taken earlier.
+    pub fn take(&self, slices: impl IntoIterator<Item = usize>) -> (Boottime, Vec<Contacts>) {
         let moment = self.clock.boottime();
-        let mut all = Vec::with_capacity(self.pending());
-        for shard in &self.shards {
+        let mut all = Vec::new();
+        for shard in slices.into_iter().flat_map(|slice| self.shards.iter().skip(slice).step_by(SLICES)) {
             let taken = std::mem::take(&mut *lock(shard));
             self.devices.fetch_sub(taken.len(), Ordering::Relaxed);
             all.extend(taken.into_values());
@@ -161,7 +163,7 @@ mod tests {
             [1, 2, 3, 1].map(|n| coalescer.note(device(n), PRINT, Said::default())),
             [Ok(()), Ok(()), Err(Full), Ok(())]
         );
-        let (_, taken) = coalescer.take();
+        let (_, taken) = coalescer.take(0..SLICES);
         assert_eq!(taken.iter().map(|c| (c.device, c.count)).collect::<Vec<_>>(), [(device(1), 2), (device(2), 1)]);
         assert_eq!(coalescer.note(device(3), PRINT, Said::default()), Ok(()));
         coalescer.put_back(taken);
@@ -174,7 +176,7 @@ mod tests {
         let coalescer = Coalescer::new(9, clock.clone());
         coalescer.note(device(1), Fingerprint([1; 32]), said(Some(7), Some("cold"))).unwrap();
         coalescer.promise(device(1), Fingerprint([1; 32]), 5_000, clock.boottime());
-        let (_, old) = coalescer.take();
+        let (_, old) = coalescer.take(0..SLICES);
         clock.advance(Duration::from_secs(1));
         let newer = clock.boottime();
         coalescer.note(device(1), Fingerprint([2; 32]), said(Some(0), None)).unwrap();
@@ -188,7 +190,7 @@ mod tests {
             promise: Some((9_000, newer)),
             said: said(Some(0), Some("cold")),
         };
-        assert_eq!(coalescer.take().1, [expected]);
+        assert_eq!(coalescer.take(0..SLICES).1, [expected]);
     }
 
     #[test]
@@ -197,10 +199,10 @@ mod tests {
         let coalescer = Coalescer::new(9, clock.clone());
         let heard = clock.boottime();
         coalescer.note(device(1), PRINT, said(Some(1), None)).unwrap();
-        coalescer.take();
+        coalescer.take(0..SLICES);
         clock.advance(Duration::from_secs(2));
         coalescer.promise(device(1), PRINT, 5_000, heard);
-        let taken = coalescer.take().1;
+        let taken = coalescer.take(0..SLICES).1;
         assert_eq!((taken[0].newest, taken[0].promise), (heard, Some((5_000, clock.boottime()))));
     }
 
@@ -248,13 +250,13 @@ mod tests {
                         *entry = (clock.boottime(), entry.1, Some((n, clock.boottime())));
                     }
                     Step::Advance => clock.advance(Duration::from_millis(3)),
-                    Step::Take => taken.extend(coalescer.take().1),
+                    Step::Take => taken.extend(coalescer.take(0..SLICES).1),
                     Step::PutBack => coalescer.put_back(taken.drain(..).rev()),
                 }
             }
             coalescer.put_back(taken);
             prop_assert_eq!(coalescer.pending(), model.len());
-            for found in coalescer.take().1 {
+            for found in coalescer.take(0..SLICES).1 {
                 let (newest, count, promise) = model[&found.device];
                 prop_assert_eq!((found.newest, found.count), (newest, count));
                 prop_assert_eq!(found.promise.map(|p| p.1), promise.map(|p| p.1));

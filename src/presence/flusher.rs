@@ -1,6 +1,7 @@
 //! From memory to the database: one task, one transaction at a time, in chunks in the order of the devices. Every
 //! round writes, also when nothing waits: the replica's own row says how far it has flushed, and its commit proves
-//! that the way is open.
+//! that the way is open. When much waits, a round takes a part of the devices and the next follows sooner, so that each
+//! device is flushed as often as ever: thousands of rows at once would hold up the commits of requests.
 //!
 //! What fails is put back and grows older; an unknown outcome is sent again, which changes nothing but `hb_seq`
 //! (evidence only). A chunk whose *data* the database refuses is halved until the one contact at fault stands alone:
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::coalescer::SLICES;
 use super::{Inner, observed};
 use crate::domain::time::Boottime;
 use crate::lifecycle::shutdown::Shutdown;
@@ -30,6 +32,8 @@ const RETRY_CAP: Duration = Duration::from_secs(2);
 const ABORT_ROUND: Duration = Duration::from_millis(900);
 /// Rounds in a row that find nothing, after which a draining replica is taken to be quiet.
 const QUIET_ROUNDS: u32 = 2;
+/// A round takes as many slices as have about so many devices. Fewer: more commits; more: a longer wait for others'.
+const ROUND_ROWS: usize = 500;
 /// A replica's wall clock and the database's further apart than this are warned of. Hosts with NTP are within
 /// milliseconds.
 const CLOCK_OFFSET_MAX: time::Duration = time::Duration::seconds(1);
@@ -37,11 +41,16 @@ const CLOCK_OFFSET_MAX: time::Duration = time::Duration::seconds(1);
 pub(super) fn start(inner: Arc<Inner>, tasks: &Tasks, closed: CancellationToken) {
     let shutdown = tasks.shutdown().clone();
     tasks.essential("presence-flusher", async move {
-        let flusher = Flusher { inner, clock_is_off: AtomicBool::new(false), sheds_beyond_cap: AtomicBool::new(false) };
+        let mut flusher = Flusher {
+            progress: Progress::new(inner.clock.own().boottime()),
+            inner,
+            clock_is_off: AtomicBool::new(false),
+            sheds_beyond_cap: AtomicBool::new(false),
+        };
         flusher.run(&shutdown).await;
         flusher.inner.health.close();
         closed.cancel();
-        if tokio::time::timeout(ABORT_ROUND, flusher.round()).await.is_err() {
+        if tokio::time::timeout(ABORT_ROUND, flusher.round(SLICES)).await.is_err() {
             tracing::error!(
                 devices = flusher.inner.coalescer.pending(),
                 "contacts are lost: the last flush took too long"
@@ -52,24 +61,26 @@ pub(super) fn start(inner: Arc<Inner>, tasks: &Tasks, closed: CancellationToken)
 
 struct Flusher {
     inner: Arc<Inner>,
+    progress: Progress,
     /// What was said last, so that it is said once.
     clock_is_off: AtomicBool,
     sheds_beyond_cap: AtomicBool,
 }
 
 impl Flusher {
-    async fn run(&self, shutdown: &Shutdown) {
+    async fn run(&mut self, shutdown: &Shutdown) {
         let (mut failures, mut quiet) = (0, 0);
         while quiet < QUIET_ROUNDS {
-            let had_some = self.inner.coalescer.pending() > 0;
+            let (pending, draining) = (self.inner.coalescer.pending(), shutdown.is_draining());
+            let slices = if draining { SLICES } else { slices_of_a_round(pending) };
             let round = tokio::select! {
                 () = shutdown.aborting() => return,
-                round = self.round() => round,
+                round = self.round(slices) => round,
             };
             failures = if round { 0 } else { failures + 1 };
-            quiet = if shutdown.is_draining() && round && !had_some { quiet + 1 } else { 0 };
+            quiet = if draining && round && pending == 0 { quiet + 1 } else { 0 };
             let pause = match failures {
-                0 => self.inner.settings.flush_interval,
+                0 => part_of(self.inner.settings.flush_interval, slices),
                 n => self.inner.random.full_jitter(RETRY_BASE, RETRY_CAP, n),
             };
             tokio::select! {
@@ -79,17 +90,20 @@ impl Flusher {
         }
     }
 
-    /// Flushes all that waits. False: some of it was put back.
-    async fn round(&self) -> bool {
+    /// Flushes all that waits in the next slices. False: some of it was put back, and these slices are the next again.
+    async fn round(&mut self, slices: usize) -> bool {
         let begun = tokio::time::Instant::now();
-        let (moment, all) = self.inner.coalescer.take();
+        let (moment, all) = self.inner.coalescer.take(self.progress.next(slices));
+        let progress = self.progress.after(slices, moment);
+        let through = progress.through();
         let rows = all.len();
         // A round that is dropped halfway (the abort) gives back what it holds.
         let mut left = Left { inner: &self.inner, chunks: chunks(all, self.inner.settings.flush_rows_max) };
-        let done = self.chunks(&mut left, moment).await;
+        let done = self.chunks(&mut left, through).await;
         drop(left);
         if done {
-            self.inner.health.flushed(moment);
+            self.progress = progress;
+            self.inner.health.flushed(through);
             self.judge_clock();
         }
         observed::flush(if done { "ok" } else { "failed" }, begun.elapsed(), rows);
@@ -129,10 +143,10 @@ impl Flusher {
         }
     }
 
-    async fn chunks(&self, left: &mut Left<'_>, moment: Boottime) -> bool {
+    async fn chunks(&self, left: &mut Left<'_>, through: Boottime) -> bool {
         while let Some(chunk) = left.chunks.last().cloned() {
             let is_last = left.chunks.len() == 1;
-            match self.chunk(chunk.clone(), is_last.then_some(moment)).await {
+            match self.chunk(chunk.clone(), is_last.then_some(through)).await {
                 Ok(flushed) => {
                     report(chunk.len(), flushed);
                     left.chunks.pop();
@@ -178,6 +192,50 @@ impl Flusher {
     }
 }
 
+/// How far each slice was flushed, and which is the next.
+#[derive(Clone, Debug)]
+struct Progress {
+    flushed: [Boottime; SLICES],
+    next: usize,
+}
+
+impl Progress {
+    /// Nothing was acknowledged before this moment.
+    fn new(moment: Boottime) -> Self {
+        Self { flushed: [moment; SLICES], next: 0 }
+    }
+
+    /// The slices of a round.
+    fn next(&self, slices: usize) -> impl Iterator<Item = usize> + use<> {
+        (self.next..self.next + slices).map(|slice| slice % SLICES)
+    }
+
+    /// What holds once the next slices are flushed that were taken at this moment.
+    fn after(&self, slices: usize, moment: Boottime) -> Self {
+        let mut after = Self { flushed: self.flushed, next: (self.next + slices) % SLICES };
+        for slice in self.next(slices) {
+            after.flushed[slice] = moment;
+        }
+        after
+    }
+
+    /// Everything noted before this moment was flushed.
+    fn through(&self) -> Boottime {
+        self.flushed.into_iter().fold(self.flushed[0], Boottime::min)
+    }
+}
+
+/// How many slices have about [`ROUND_ROWS`] devices, of so many that wait.
+fn slices_of_a_round(pending: usize) -> usize {
+    (SLICES * ROUND_ROWS / pending.max(1)).clamp(1, SLICES)
+}
+
+/// The part of an interval that these slices are of all.
+fn part_of(interval: Duration, slices: usize) -> Duration {
+    let [slices, all] = [slices, SLICES].map(|count| u32::try_from(count).unwrap_or(1));
+    interval * slices / all
+}
+
 /// What a round has not flushed yet, the next chunk last. Goes back when the round ends, however it ends.
 struct Left<'a> {
     inner: &'a Inner,
@@ -208,8 +266,15 @@ fn report(sent: usize, flushed: Flushed) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::super::coalescer::Coalescer;
     use super::*;
     use crate::domain::ids::{DeviceId, Fingerprint};
+    use crate::domain::presence::Said;
+    use crate::domain::time::Clock;
 
     #[test]
     fn chunks_go_in_order_and_are_never_none() {
@@ -228,5 +293,53 @@ mod tests {
         let again: Vec<Contacts> = chunks(all.clone(), 3).iter().rev().flat_map(|chunk| chunk.to_vec()).collect();
         assert_eq!(again, all);
         assert_eq!(chunks(Vec::new(), 3).len(), 1);
+    }
+
+    #[test]
+    fn the_more_waits_the_smaller_and_the_sooner_a_round() {
+        let rounds = [0, 500, 501, 1_000, 2_000, 4_000, 1_000_000].map(|pending| {
+            let slices = slices_of_a_round(pending);
+            (slices, part_of(Duration::from_millis(800), slices).as_millis())
+        });
+        assert_eq!(rounds, [(8, 800), (8, 800), (7, 700), (4, 400), (2, 200), (1, 100), (1, 100)]);
+    }
+
+    proptest! {
+        /// Whatever the rounds take, and whichever of them fail.
+        #[test]
+        fn everything_before_the_watermark_was_flushed(
+            rounds in prop::collection::vec((prop::collection::vec(0_u128..64, 0..20), 1..=SLICES, any::<bool>()), 1..40)
+        ) {
+            let clock = Clock::manual(0);
+            let coalescer = Coalescer::new(1_000, clock.clone());
+            let mut progress = Progress::new(clock.boottime());
+            let (mut noted, mut flushed) = (Vec::new(), HashMap::new());
+            for (devices, slices, fails) in rounds {
+                for device in devices {
+                    clock.advance(Duration::from_millis(1));
+                    let device = DeviceId(uuid::Uuid::from_u128(device));
+                    coalescer.note(device, Fingerprint([0; 32]), Said::default()).unwrap();
+                    noted.push((device, clock.boottime()));
+                }
+                clock.advance(Duration::from_millis(1));
+                let (moment, taken) = coalescer.take(progress.next(slices));
+                if fails {
+                    coalescer.put_back(taken);
+                } else {
+                    flushed.extend(taken.into_iter().map(|contact| (contact.device, contact.newest)));
+                    progress = progress.after(slices, moment);
+                }
+                for (device, at) in noted.iter().filter(|(_, at)| *at < progress.through()) {
+                    prop_assert!(flushed.get(device).is_some_and(|flushed| flushed >= at));
+                }
+            }
+            // None is left behind: as many rounds as there are slices flush everything.
+            let end = clock.boottime();
+            for _ in 0..SLICES {
+                clock.advance(Duration::from_millis(1));
+                progress = progress.after(1, coalescer.take(progress.next(1)).0);
+            }
+            prop_assert!(coalescer.pending() == 0 && progress.through() > end);
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::durability::{self, Asks, Position, Witness};
 use super::error::{Fault, Stage, StoreError};
 use super::gate::Gate;
 use super::primary::{Primary, PrimaryWatch};
-use super::settings::{Login, SYNCHRONOUS_COMMIT, StoreSettings, TlsMode};
+use super::settings::{ALWAYS, Login, StoreSettings, TlsMode};
 use super::statement::{left, measured};
 use crate::domain::random::Random;
 use crate::lifecycle::tasks::{self, Tasks};
@@ -240,7 +240,8 @@ pub(super) fn connect_options(settings: &StoreSettings, host: &(String, u16), lo
         .username(&login.user)
         .password(login.password.expose_secret())
         .application_name("everbeat/control")
-        .options([SYNCHRONOUS_COMMIT, ("lock_timeout", "1000"), ("idle_in_transaction_session_timeout", "10000")]);
+        .options(ALWAYS)
+        .options([("lock_timeout", "1000"), ("idle_in_transaction_session_timeout", "10000")]);
     match (settings.tls, &settings.ca_file) {
         (TlsMode::VerifyFull, Some(ca)) => options.ssl_mode(PgSslMode::VerifyFull).ssl_root_cert(ca),
         (TlsMode::VerifyFull, None) => options.ssl_mode(PgSslMode::VerifyFull),

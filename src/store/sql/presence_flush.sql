@@ -1,26 +1,25 @@
 -- presence_flush: the contacts of many devices, given as ages against an anchor ($7) read in this transaction
 -- $1 device_id, $2 age_us, $3 fingerprint, $4 contacts, $5 promise_ms or null, $6 promise_age_us or null; $8 replica
 -- $9 the device's own counter or null, $10 its status or null
-with contact as materialized (
+with locked as materialized (  -- in one order everywhere, or two flushes deadlock
   select c.device_id, c.fingerprint, c.beats, c.promise_ms, c.seq, c.status,
          least($7::timestamptz - c.age_us * interval '1 microsecond', clock_timestamp()) as at,
-         $7::timestamptz - c.promise_age_us * interval '1 microsecond' as promised_at
+         $7::timestamptz - c.promise_age_us * interval '1 microsecond' as promised_at,
+         p.state, p.state_since, p.last_seen
   from unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bigint[], $9::bigint[], $10::text[])
-    as c (device_id, age_us, fingerprint, beats, promise_ms, promise_age_us, seq, status)),
-locked as materialized (  -- in one order everywhere, or two flushes deadlock
-  select device_id, state, state_since, last_seen from presence
-  where device_id = any($1::uuid[]) order by device_id for update),
+    as c (device_id, age_us, fingerprint, beats, promise_ms, promise_age_us, seq, status)
+  join presence p using (device_id)
+  order by device_id for update of p),
 live as materialized (
-  select c.device_id, c.at, c.beats, c.promise_ms, c.seq, c.status, d.fleet_id, l.state as previous,
+  select l.device_id, l.at, l.beats, l.promise_ms, l.seq, l.status, d.fleet_id, l.state as previous,
          -- A state_since in the future is a clock that was set back: then it holds nobody offline.
-         l.state = 0 or (l.state <> 1 and (c.at > l.state_since or l.state_since > clock_timestamp())) as revives,
-         coalesce(c.promised_at > coalesce(l.last_seen, '-infinity'), false) as promises,
-         c.at >= coalesce(l.last_seen, '-infinity') as newest
-  from contact c
-  join locked l using (device_id)
-  join devices d on d.id = c.device_id and d.state = 'active'
-  join credentials k on k.fingerprint = c.fingerprint and k.device_id = c.device_id
-    and k.revoked_at is null and k.not_after > c.at),
+         l.state = 0 or (l.state <> 1 and (l.at > l.state_since or l.state_since > clock_timestamp())) as revives,
+         coalesce(l.promised_at > coalesce(l.last_seen, '-infinity'), false) as promises,
+         l.at >= coalesce(l.last_seen, '-infinity') as newest
+  from locked l
+  join devices d on d.id = l.device_id and d.state = 'active'
+  join credentials k on k.fingerprint = l.fingerprint and k.device_id = l.device_id
+    and k.revoked_at is null and k.not_after > l.at),
 changed as (
   update presence p set
     state = case when v.revives then 1 else p.state end,

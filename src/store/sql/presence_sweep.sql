@@ -28,6 +28,7 @@ holder as materialized (
   from everybody e cross join replicas r left join restarts o on o.replica = r.id
   cross join lateral (select r.flushed_through >= e.tick - $6::bigint * interval '1 millisecond' as heard) h),
 due as materialized (  -- a scan that ends at the limit; what costs a look-up comes last
+  -- First, by the row and two constants alone, who was heard within the shortest deadline: nothing below shortens that.
   select p.device_id
   from everybody e cross join presence p left join holder h on h.replica = p.replica
   cross join lateral (
@@ -36,11 +37,13 @@ due as materialized (  -- a scan that ends at the limit; what costs a look-up co
            case p.state when 1 then p.promise_ms * 15 / 10 else p.promise_ms * 33 / 10 + 10000 end
              * interval '1 millisecond' as deadline) s
   where p.state in (1, 2)
+    and greatest(coalesce(p.last_seen, p.state_since), p.promised_until, (select restarted from everybody))
+        <= (select tick from everybody) - p.promise_ms * 15 / 10 * interval '1 millisecond'
     and s.until - s.base >= s.deadline
     and s.until - s.base - coalesce((
           select sum(greatest(least(l.ended_at, s.until) - greatest(l.started_at, s.base), interval '0'))
           from lost l where l.replica is null or l.replica = p.replica), interval '0') >= s.deadline
-    and (select d.state from devices d where d.id = p.device_id) = 'active'
+    and (select d.state from devices d where d.id = p.device_id and s.until is not null) = 'active'  -- not at the scan
   limit $4::bigint),
 locked as materialized (  -- the newest version of each row, without waiting for anybody
   select p.device_id, p.state, p.state_since, p.last_seen, p.promise_ms, p.promised_until, p.replica
