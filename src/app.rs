@@ -37,6 +37,8 @@ const WAIT_REPORT: Duration = Duration::from_secs(5);
 const CHECK_PAUSE: Duration = Duration::from_millis(500);
 /// The metrics library folds its buckets this often.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Operators are few: within this time all of them leave a replica that is blind.
+const OPERATORS_CLOSE_OVER: Duration = Duration::from_secs(2);
 
 /// What every part gets.
 #[derive(Clone)]
@@ -126,7 +128,9 @@ pub async fn start(settings: Settings, ground: &Ground) -> Result<Running, Strin
     );
     let me = Me { id: replica, addr: settings.replica_addr.clone(), version: env!("CARGO_PKG_VERSION") };
     let presence = start_presence(&settings, ground, stores.fleet.clone(), (me, clock), &readiness);
-    let clearing = Clearing::new(presence.blindness(), settings.presence.blind_close_over, ground.random.clone());
+    let clearing = |over| Clearing::new(presence.blindness(), over, ground.random.clone());
+    let devices_clearing = clearing(settings.presence.blind_close_over);
+    let operators_clearing = clearing(OPERATORS_CLOSE_OVER);
     start_jobs(&settings, ground, stores.primary.clone(), replica);
     let drill = drilling(&settings).then_some(replica);
     let admission = Admission::start(&settings.admission, ingest.clone(), ground.clock.clone(), &ground.tasks);
@@ -154,11 +158,11 @@ pub async fn start(settings: Settings, ground: &Ground) -> Result<Running, Strin
     let [device_tls, admin_tls] = tls.clone();
     let (tasks, listener) = (&ground.tasks, settings.device_listener.clone());
     let device_router = http::device_router(device_api);
-    let serving = net::serve(sockets.device, listener, device_tls, clearing, tasks.clone(), device_router);
+    let serving = net::serve(sockets.device, listener, device_tls, devices_clearing, tasks.clone(), device_router);
     tasks.essential("devices", serving);
     let listener = settings.admin_listener.clone();
     let admin_router = http::admin_router(admin_api);
-    let serving = net::serve(sockets.admin, listener, admin_tls, Clearing::never(), tasks.clone(), admin_router);
+    let serving = net::serve(sockets.admin, listener, admin_tls, operators_clearing, tasks.clone(), admin_router);
     tasks.essential("admin", serving);
     accepting(ground, &readiness);
     tracing::info!(%replica, %device_addr, %admin_addr, %ops_addr, "serving");

@@ -17,7 +17,7 @@ use everbeat::identity::{
     AuthError, CacheSettings, DeviceCaller, DeviceState, Identity, IdentityError, IdentitySettings, Parts, keys,
 };
 use everbeat::lifecycle::readiness::{Check, Readiness};
-use everbeat::net::{Away, ConnInfo, Listener, Memo, Peer, PeerCert, Rejection};
+use everbeat::net::{Away, ConnInfo, Listener, Memo, Pace, Peer, PeerCert, Rejection};
 use everbeat::store::changes::{ChangeError, ChangeLog};
 use everbeat::store::devices::{self, Switch};
 use everbeat::store::keys::PublishRefusal;
@@ -126,7 +126,15 @@ fn certificate(answer: &EnrollAnswer) -> Arc<PeerCert> {
 
 fn connection(peer: Peer) -> ConnInfo {
     let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-    ConnInfo { number: 1, remote, listener: Listener::Device, peer, memo: Memo::default(), away: Away::default() }
+    ConnInfo {
+        number: 1,
+        remote,
+        listener: Listener::Device,
+        peer,
+        memo: Memo::default(),
+        away: Away::default(),
+        pace: Pace::default(),
+    }
 }
 
 fn calls(answer: &EnrollAnswer) -> ConnInfo {

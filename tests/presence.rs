@@ -596,6 +596,26 @@ async fn a_refused_statement_drops_no_contact() {
     running.drain().await;
 }
 
+/// The tick's own row can be written all the while. Heartbeats are refused meanwhile, and nobody knows whose.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_no_flush_gets_through_nobody_ticks_and_it_is_an_outage() {
+    let db = Db::new().await;
+    db.device(1).await;
+    let gap_max = Duration::from_millis(600);
+    let running = Running::start(&db, PresenceSettings { tick_gap_max: gap_max, ..settings() }).await;
+    let gaps = "select count(*) from outages where cause = 'gap' and replica is null";
+    let late = "select count(*) from tick where at < clock_timestamp() - interval '2 seconds'";
+    running.heartbeat(1, 30_000).await.unwrap();
+    until("flushed", async || db.number("select count(*) from presence where state = 1").await == 1).await;
+    until("a tick", async || db.number("select count(*) from tick where timeline > 0").await == 1).await;
+    db.owner.batch_execute("revoke update on replicas from everbeat_fleet").await.unwrap();
+    until("nobody ticks", async || db.number(late).await == 1).await;
+    assert_eq!(db.number(gaps).await, 0);
+    db.owner.batch_execute("grant update on replicas to everbeat_fleet").await.unwrap();
+    until("the gap is recorded", async || db.number(gaps).await == 1).await;
+    running.drain().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn old_evidence_is_trimmed_and_days_go_by_both_clocks() {
     let db = Db::new().await;

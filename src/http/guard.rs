@@ -171,6 +171,7 @@ async fn device(row: &Row, parts: &Parts, with_token: bool) -> Result<Arc<Device
         }
     }
     let caller = judged?;
+    connection.pace.keep(caller.device.heartbeat_interval_ms);
     if let Some(admission) = row.shared.admission.as_ref() {
         admission.spend(row.info.class, caller.device.id, caller.device.fleet).map_err(|refused| shed(row, refused))?;
     }

@@ -14,7 +14,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::clearing::Clearing;
-use super::peer::{Away, ConnInfo, Listener, Memo, Peer};
+use super::peer::{Away, ConnInfo, Listener, Memo, Pace, Peer};
 use super::proxy;
 use super::reload::TlsHandle;
 use super::settings::ListenerSettings;
@@ -87,6 +87,7 @@ impl Door {
             peer,
             memo: Memo::default(),
             away: Away::default(),
+            pace: Pace::default(),
         });
         Ok(Established { stream, info, unverified })
     }

@@ -38,7 +38,7 @@ mod tests;
 
 pub use clearing::Clearing;
 pub use listen::bind;
-pub use peer::{Away, ConnInfo, Listener, Memo, Peer, PeerCert, Rejection};
+pub use peer::{Away, ConnInfo, Listener, Memo, Pace, Peer, PeerCert, Rejection};
 pub use reload::{Reloaded, TlsHandle};
 pub use serve::{HttpService, serve, serve_plain};
 pub use settings::{

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,25 @@ pub struct ConnInfo {
     pub peer: Peer,
     pub memo: Memo,
     pub away: Away,
+    pub pace: Pace,
+}
+
+/// How often the caller is to be heard, once that is known. In milliseconds; zero: unknown.
+#[derive(Debug, Default)]
+pub struct Pace(AtomicU64);
+
+impl Pace {
+    pub fn keep(&self, interval_ms: i64) {
+        self.0.store(u64::try_from(interval_ms).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// One interval, but no longer than this.
+    pub(super) fn within(&self, most: Duration) -> Duration {
+        match self.0.load(Ordering::Relaxed) {
+            0 => most,
+            interval_ms => most.min(Duration::from_millis(interval_ms)),
+        }
+    }
 }
 
 /// Until when the caller was told to stay away, and with what.

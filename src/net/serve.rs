@@ -131,8 +131,8 @@ async fn serve_established<S: HttpService>(door: &Door, established: Established
         Some(_) => bounds.narrowed(&door.settings.unverified),
         None => bounds,
     };
+    let signals = Signals { tasks, clearing: door.clearing.of(Arc::clone(&info)) };
     let service = Counted { inner: service, activity: Arc::new(Activity::default()), info: Some(info) };
-    let signals = Signals { tasks, clearing: door.clearing.clone() };
     // Boxed: the two state machines differ in size, and most connections wait in one of them.
     let ending = if is_http2 {
         Box::pin(drive::http2(stream, service, &bounds, signals)).await

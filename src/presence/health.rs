@@ -39,6 +39,11 @@ impl Health {
         self.check(self.blind_max).is_err()
     }
 
+    /// A third of the time before it is blind.
+    pub(super) fn is_nearly_blind(&self) -> bool {
+        self.check(self.blind_max * 2 / 3).is_err()
+    }
+
     /// Since when the database is known to have everything.
     pub(super) fn age(&self) -> Duration {
         let state = self.state();

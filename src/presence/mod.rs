@@ -6,8 +6,9 @@
 //!   flush, and loses to any contact that the database has already seen and that is younger than it.
 //! * **Only a contact after `state_since` revives**, and a contact's time is never later than the contact
 //!   (`store::presence`), so a late flush does not undo a goodbye.
-//! * **A replica that cannot flush stops acknowledging** after min(`blind_max`, the fleet's interval), fails its
-//!   readiness, and recovers by itself. What it refused is recorded as an outage of its own.
+//! * **A replica that cannot flush stops acknowledging** after min(`blind_max`, the fleet's interval), is not ready from
+//!   two thirds of `blind_max` on, and recovers by itself. What it refused is recorded as an outage of its own.
+//! * **Who cannot flush does not tick**: when no replica can, that is an outage of all, and the sweep stands still.
 //! * A crash loses at most the contacts of one flush interval and of the flush under way.
 //!
 //! Deliberately absent: probes, mass-outage holds, load steering, flap damping; closing connections while blind is

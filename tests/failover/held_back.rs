@@ -20,14 +20,12 @@ const FROZEN: Duration = Duration::from_secs(12);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn abandoned_commits_lock_nobody_out_and_nothing_is_lost() {
     let pair = Pair::start(40).await;
-    // Its writers do not connect again, so that nobody is asked to leave while the replica is blind.
-    let settings = format!("{}[presence]\nblind_close_over_s = 86400\n", SETTINGS.replace("accept", "refuse"));
-    let app = TestApp::on(pair.settings.clone(), &settings).await;
+    let app = TestApp::on(pair.settings.clone(), &SETTINGS.replace("accept", "refuse")).await;
     let owner = pair.primary.owner().await;
     owner.client.batch_execute("create role human login password 'human'").await.unwrap();
     let mut writers = Vec::new();
     for n in 0..DEVICES {
-        writers.push(Writer::start(app.enroll(&format!("pump-{n}")).await));
+        writers.push(Writer::start(&app, app.enroll(&format!("pump-{n}")).await));
     }
     let acknowledged = || writers.iter().map(Writer::acknowledged).sum::<usize>();
     eventually(LONG, async || acknowledged() > 5 * DEVICES).await;

@@ -48,7 +48,7 @@ async fn a_promoted_standby_is_followed_and_what_was_acknowledged_is_there() {
     let old = pair.primary.owner().await;
     let mut suspended = app.enroll("pump-1").await;
     let mut device = app.enroll("pump-2").await;
-    let writer = Writer::start(app.enroll("pump-3").await);
+    let writer = Writer::start(&app, app.enroll("pump-3").await);
     eventually(LONG, async || writer.acknowledged() >= 20 && lease(&old).await.is_some()).await;
     let before = lease(&old).await.unwrap();
     assert_eq!(timeline(&mut device).await, 1);

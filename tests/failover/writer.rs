@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::app::{Caller, now};
+use crate::app::{Caller, HTTP_1, TestApp, now};
+use crate::wire::Wire;
 
 /// Between two tries of one reading.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -48,8 +49,9 @@ pub fn numbered(n: u64) -> Value {
 }
 
 impl Writer {
-    /// One reading at a time, sent again until it is acknowledged.
-    pub fn start(mut caller: Caller) -> Self {
+    /// One reading at a time, sent again until it is acknowledged, on a new connection where the service closed the old one.
+    pub fn start(app: &TestApp, mut caller: Caller) -> Self {
+        let (addr, tls) = (app.replica.running.device_addr, app.tls(Some(&caller.identity), HTTP_1));
         let record = Arc::new(Mutex::new(Record::default()));
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (notes, stopped, count) = (record.clone(), stop.clone(), acknowledged.clone());
@@ -59,7 +61,11 @@ impl Writer {
                 let body = numbered(n);
                 notes.lock().unwrap().begun = n + 1;
                 loop {
-                    let answer = caller.store(&body).await;
+                    let ask = caller.post("/v1/readings").json(&body);
+                    let Some(answer) = caller.wire.try_call(&ask).await else {
+                        caller.wire = Wire::tls(addr, tls.clone()).await;
+                        continue;
+                    };
                     let json = answer.json();
                     let kind = json["type"].as_str().unwrap_or_default().rsplit(':').next().unwrap_or_default();
                     notes.lock().unwrap().hear(n, answer.status, kind, &json);

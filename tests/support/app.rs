@@ -36,7 +36,7 @@ use crate::wire::{Answer, Ask, Wire};
 /// The PKI is older than the tests, so that certificates can have expired.
 const PKI_AGE: Duration = Duration::from_hours(72);
 
-const HTTP_1: &[u8] = b"http/1.1";
+pub const HTTP_1: &[u8] = b"http/1.1";
 
 /// The recorder of metrics is one for each process.
 fn metrics() -> PrometheusHandle {

@@ -161,6 +161,12 @@ impl Wire {
         self.answer().await
     }
 
+    /// `None` if the other side closed the connection instead of an answer.
+    pub async fn try_call(&mut self, ask: &Ask) -> Option<Answer> {
+        self.try_send(&ask.encode()).await.ok()?;
+        self.try_answer().await
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) {
         self.try_send(bytes).await.unwrap();
     }
