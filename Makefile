@@ -1,6 +1,6 @@
 # The menu over script/. Nothing is here that a script does not do: bare Debian has no make.
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint deny sqlx bench bench-peers bench-k6 bench-overload bench-costs bench-compose drill drill-smoke drill-local fresh image up down ci clean
+.PHONY: help dev test lint deny sqlx bench bench-peers bench-k6 bench-overload bench-costs bench-compose drill drill-table drill-smoke drill-local fresh image up down ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,8 @@ bench-compose: ## durable readings on the compose deployment beside pgbench on i
 	./script/bench-compose
 drill: ## break the compose deployment on purpose and judge it (needs Docker)
 	./script/drill
+drill-table: ## take the runs of drill-report/ into docs/drill.md
+	./script/drill-table drill-report/report.json
 drill-smoke: ## the quick set of it
 	./script/drill-smoke
 drill-local: ## the drill on processes of this machine, without Docker
