@@ -1,4 +1,4 @@
-//! What the service does over mutual TLS with 64 connections, beside an empty handler behind the same accept loop with
+//! What the service does over mutual TLS with 256 connections, beside an empty handler behind the same accept loop with
 //! the same certificates and the same client, and beside PostgreSQL alone with the same rows, in one run:
 //!
 //!     ./script/bench serve                      all of it
@@ -48,7 +48,7 @@ use support::{TestCluster, scratch_dir};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 256;
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
 

@@ -43,7 +43,8 @@ pub(super) struct Door {
 
 /// A connection that may be served.
 pub(super) struct Established {
-    pub(super) stream: TlsStream<TcpStream>,
+    /// Boxed: the state machines that it passes through would each keep room for it, as long as the connection lasts.
+    pub(super) stream: Box<TlsStream<TcpStream>>,
     pub(super) info: Arc<ConnInfo>,
     /// Held while a connection without a good certificate is open.
     pub(super) unverified: Option<OwnedSemaphorePermit>,
@@ -96,7 +97,7 @@ impl Door {
         &self,
         mut stream: TcpStream,
         socket: SocketAddr,
-    ) -> Result<(TlsStream<TcpStream>, SocketAddr, Peer), Refusal> {
+    ) -> Result<(Box<TlsStream<TcpStream>>, SocketAddr, Peer), Refusal> {
         let mut remote = socket;
         if self.settings.proxy_peers.iter().any(|network| network.contains(socket.ip())) {
             let named = proxy::read(&mut stream).await.map_err(|error| proxy_refusal(&error, socket))?;
@@ -112,6 +113,7 @@ impl Door {
         let live = self.tls.live();
         let stream = timeout(SHAKE_DEADLINE, hello.into_stream(Arc::clone(&live.server))).await;
         let stream = stream.map_err(|_| Refusal::HandshakeTimeout)?.map_err(|error| tls_refusal(&error, remote))?;
+        let stream = Box::new(stream);
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = live.judge.as_ref().map_or(Peer::None, |judge| judge.judge(chain));
         observe::net::handshake(port, began.elapsed());

@@ -2,7 +2,7 @@
 //! request, idle time of HTTP/2, age, and the end itself.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -87,7 +87,7 @@ where
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(io), service);
-    drive(connection, &activity, bounds, signals).await
+    drive(Box::pin(connection), &activity, bounds, signals).await
 }
 
 /// Serves HTTP/2 until the connection ends.
@@ -108,7 +108,7 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(io), service);
-    drive(connection, &activity, bounds, signals).await
+    drive(Box::pin(connection), &activity, bounds, signals).await
 }
 
 /// Runs the streams of an HTTP/2 connection as tasks that the drain waits for and the abort ends.
@@ -131,11 +131,10 @@ where
     }
 }
 
-async fn drive<C>(connection: C, activity: &Activity, bounds: &Bounds, signals: Signals<'_>) -> Ending
+async fn drive<C>(mut connection: Pin<Box<C>>, activity: &Activity, bounds: &Bounds, signals: Signals<'_>) -> Ending
 where
     C: GracefulConnection<Error = hyper::Error>,
 {
-    let mut connection = pin!(connection);
     let (shutdown, mut clearing) = (signals.tasks.shutdown(), signals.clearing.begin());
     let (mut aborting, mut draining) = (pin!(shutdown.aborting()), pin!(shutdown.draining()));
     let mut course = Course::begin(Instant::now());

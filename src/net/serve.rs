@@ -112,8 +112,10 @@ where
 
 async fn serve_tls<S: HttpService>(door: Arc<Door>, stream: TcpStream, socket: SocketAddr, tasks: Tasks, service: S) {
     let port = door.listener().port();
+    // Boxed: a connection lasts for days, and its handshake for a moment.
+    let handshake = Box::pin(door.establish(stream, socket));
     let established = tokio::select! {
-        established = door.establish(stream, socket) => established,
+        established = handshake => established,
         // No request is lost: none was read.
         () = tasks.shutdown().draining() => Err(Refusal::Draining),
     };
