@@ -134,6 +134,14 @@ impl Deployment {
         }
     }
 
+    /// Bases of the load balancers' `/metrics`, by number.
+    pub fn balancer_urls(&self) -> Vec<String> {
+        match self {
+            Self::Local(_) => Vec::new(),
+            Self::Compose(compose) => compose.balancer_urls(),
+        }
+    }
+
     /// Some faults need what a kind does not have.
     pub fn can(&self, fault: &Fault) -> bool {
         match (fault.kind, self) {

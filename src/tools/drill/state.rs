@@ -36,6 +36,8 @@ pub struct State {
     pub held: Vec<String>,
     /// Numbers of the replicas that are not ready.
     pub unready: Vec<u8>,
+    /// Numbers of a load balancer and of a replica that it sends nobody to.
+    pub unrouted: Vec<(u8, u8)>,
 }
 
 impl State {
@@ -57,7 +59,10 @@ impl State {
         if self.leader.is_none() {
             return Some("the leader is none of the replicas".to_owned());
         }
-        self.unready.first().map(|number| format!("replica {number} is not ready"))
+        if let Some(number) = self.unready.first() {
+            return Some(format!("replica {number} is not ready"));
+        }
+        self.unrouted.first().map(|(lb, replica)| format!("load balancer {lb} sends nobody to replica {replica}"))
     }
 }
 
@@ -80,9 +85,9 @@ impl Watcher {
             join_all(urls.iter().map(|url| async move {
                 matches!(plain_get(&format!("{url}/readyz"), READY_LIMIT).await, Ok((200, _)))
             }));
-        let (nodes, ready) = tokio::join!(self.nodes(), ready);
+        let (nodes, ready, unrouted) = tokio::join!(self.nodes(), ready, unrouted(deployment));
         let unready = numbered(ready.into_iter().map(|ready| !ready)).collect();
-        let mut state = State { unready, ..State::default() };
+        let mut state = State { unready, unrouted, ..State::default() };
         let writable = |node: &&(usize, NodeView)| node.1.is_writable();
         let Some((index, node)) = nodes.iter().filter(writable).max_by_key(|(_, node)| node.timeline) else {
             return state;
@@ -143,6 +148,39 @@ impl Watcher {
     }
 }
 
+/// A replica that nobody is sent to proves nothing, and leaves the others alone with its part of the load.
+async fn unrouted(deployment: &Deployment) -> Vec<(u8, u8)> {
+    let urls = deployment.balancer_urls();
+    let asked = join_all(urls.iter().map(|url| async move {
+        match plain_get(&format!("{url}/metrics?scope=server"), READY_LIMIT).await {
+            Ok((200, metrics)) => routed(&metrics),
+            _ => Vec::new(),
+        }
+    }));
+    let replicas = 1..=u8::try_from(deployment.ops_urls().len()).unwrap_or(u8::MAX);
+    let of = |(lb, routed): (u8, Vec<u8>)| {
+        replicas.clone().filter(move |replica| !routed.contains(replica)).map(move |replica| (lb, replica))
+    };
+    (1_u8..).zip(asked.await).flat_map(of).collect()
+}
+
+/// Numbers of the replicas that a load balancer sends devices and operators to, as its metrics say.
+fn routed(metrics: &str) -> Vec<u8> {
+    let up = |proxy: &str| -> Vec<u8> {
+        let of_proxy = format!("proxy=\"{proxy}\"");
+        let is_up = |line: &&str| {
+            line.starts_with("haproxy_server_status{")
+                && line.contains(&of_proxy)
+                && line.contains("state=\"UP\"")
+                && line.ends_with(" 1")
+        };
+        let number = |line: &str| line.split_once("server=\"everbeat")?.1.split('"').next()?.parse().ok();
+        metrics.lines().filter(is_up).filter_map(number).collect()
+    };
+    let operators = up("operators_ready");
+    up("devices_ready").into_iter().filter(|replica| operators.contains(replica)).collect()
+}
+
 fn numbered(flags: impl Iterator<Item = bool>) -> impl Iterator<Item = u8> {
     (1_u8..).zip(flags).filter_map(|(number, flag)| flag.then_some(number))
 }
@@ -168,9 +206,10 @@ mod tests {
             leader_id: None,
             held: Duty::ALL.iter().map(|duty| duty.as_str().to_owned()).collect(),
             unready: Vec::new(),
+            unrouted: Vec::new(),
         };
         assert_eq!(well.complaint(1), None);
-        let broken: [fn(&mut State); 7] = [
+        let broken: [fn(&mut State); 8] = [
             |state| state.primary = None,
             |state| state.standbys.clear(),
             |state| state.sync_standbys.clear(),
@@ -178,6 +217,7 @@ mod tests {
             |state| state.leader = None,
             |state| state.held.truncate(1),
             |state| state.unready.push(2),
+            |state| state.unrouted.push((1, 2)),
         ];
         for damage in broken {
             let mut state = well.clone();
@@ -186,5 +226,21 @@ mod tests {
         }
         assert!(well.complaint(2).is_some());
         assert_eq!((number_of("pg2"), number_of("walreceiver")), (Some(2), None));
+    }
+
+    #[test]
+    fn a_replica_is_routed_when_both_proxies_have_it_up() {
+        let status = |proxy: &str, server: &str, state: &str, value: u8| {
+            format!("haproxy_server_status{{proxy=\"{proxy}\",server=\"{server}\",state=\"{state}\"}} {value}\n")
+        };
+        let mut metrics = "# TYPE haproxy_server_status gauge\n".to_owned();
+        for (server, devices, operators) in [("everbeat1", 1, 1), ("everbeat2", 1, 0), ("everbeat3", 0, 1)] {
+            metrics += &status("devices_ready", server, "UP", devices);
+            metrics += &status("devices_ready", server, "DOWN", 1 - devices);
+            metrics += &status("operators_ready", server, "UP", operators);
+            metrics += &status("devices_alive", server, "UP", 1);
+        }
+        assert_eq!(routed(&metrics), [1]);
+        assert_eq!(routed(""), [0_u8; 0]);
     }
 }

@@ -44,6 +44,7 @@ pub struct Compose {
     cutter: Cutter,
     addrs: Vec<String>,
     ops_urls: Vec<String>,
+    balancer_urls: Vec<String>,
     proxy: Option<u16>,
     target: Target,
     ca_file: PathBuf,
@@ -67,6 +68,7 @@ impl Compose {
         Ok(Self {
             addrs: found.replica_addrs(),
             ops_urls: found.ops_urls()?,
+            balancer_urls: found.balancer_urls()?,
             proxy: found.proxy(),
             target: found.target(ca_file.clone()).await?,
             engine,
@@ -89,6 +91,11 @@ impl Compose {
     /// Base of `/readyz`, by number.
     pub fn ops_urls(&self) -> Vec<String> {
         self.ops_urls.clone()
+    }
+
+    /// Base of the load balancers' `/metrics`, by number.
+    pub fn balancer_urls(&self) -> Vec<String> {
+        self.balancer_urls.clone()
     }
 
     pub fn target(&self) -> Target {

@@ -19,6 +19,7 @@ use crate::tools::drill::target::Target;
 const DEVICE_PORT: u16 = 8443;
 const ADMIN_PORT: u16 = 9443;
 const OPS_PORT: u16 = 9100;
+const BALANCER_OPS_PORT: u16 = 8404;
 const DATABASE_PORT: u16 = 5432;
 const PROXY_CONTROL_PORT: u16 = 15400;
 const PROXY: &str = "dbproxy";
@@ -100,6 +101,11 @@ impl Project {
     pub(super) fn ops_urls(&self) -> Result<Vec<String>, String> {
         let url = |member| Ok(format!("http://127.0.0.1:{}", self.published(&service(member), OPS_PORT)?));
         self.members(Member::Replica).into_iter().map(url).collect()
+    }
+
+    pub(super) fn balancer_urls(&self) -> Result<Vec<String>, String> {
+        let url = |lb: &&str| Ok(format!("http://127.0.0.1:{}", self.published(lb, BALANCER_OPS_PORT)?));
+        LOAD_BALANCERS.iter().map(url).collect()
     }
 
     /// What the load needs. `ca_file`: where the database's CA was written ([`write_ca`](Self::write_ca)).
