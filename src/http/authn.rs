@@ -8,6 +8,8 @@ use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use super::error::ApiError;
 use crate::domain::access::{Action, Verdict};
@@ -121,6 +123,33 @@ macro_rules! proof {
 
 proof!(WithCert, WithCertAndToken, WithOldCert, Operator);
 
+/// What a caller says of themselves by HTTP Basic (RFC 7617). It proves nothing until somebody has looked.
+pub struct Basic {
+    pub user: String,
+    /// Secret.
+    pub password: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Basic {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        basic(&parts.headers).ok_or_else(|| {
+            let detail = "Send HTTP Basic: the device's name as the user, the enrollment token as the password.";
+            ApiError::because(Slug::EnrollmentTokenInvalid, detail)
+        })
+    }
+}
+
+fn basic(headers: &HeaderMap) -> Option<Basic> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(one), None) = (values.next(), values.next()) else { return None };
+    let (scheme, coded) = one.to_str().ok()?.split_once(' ')?;
+    let pair = STANDARD.decode(coded.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+    let (user, password) = std::str::from_utf8(&pair).ok()?.split_once(':')?;
+    Some(Basic { user: user.to_owned(), password: password.to_owned() })
+}
+
 /// The bearer token (RFC 6750, 2.1; never from the body or the query).
 pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
@@ -174,6 +203,26 @@ mod tests {
         let handlers = reader.clone();
         handlers.scope();
         assert!(reader.has_asked());
+    }
+
+    #[test]
+    fn basic_credentials() {
+        let of = |text: &str| {
+            let headers = [(AUTHORIZATION, text.parse().unwrap())].into_iter().collect();
+            basic(&headers).map(|Basic { user, password }| (user, password))
+        };
+        let pair = |user: &str, password: &str| Some((user.to_owned(), password.to_owned()));
+        // RFC 7617, 2, and a password with a colon.
+        assert_eq!(of("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="), pair("Aladdin", "open sesame"));
+        assert_eq!(of("basic  YTpiOmM="), pair("a", "b:c"));
+        assert_eq!(of("Basic Og=="), pair("", ""));
+        for bad in ["Basic", "Basic ", "Basic YWJj", "Basic YTpi!", "Basic /zo=", "Bearer YTpi", "YTpi"] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+        let mut twice = HeaderMap::new();
+        twice.append(AUTHORIZATION, "Basic YTpi".parse().unwrap());
+        twice.append(AUTHORIZATION, "Basic YTpi".parse().unwrap());
+        assert!(basic(&twice).is_none());
     }
 
     #[test]

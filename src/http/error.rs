@@ -1,9 +1,9 @@
 //! The only place that picks a status. Each error of a lower module becomes a [`Slug`], and the slug has the status.
 //!
 //! An [`ApiError`] that is returned to axum is only *raised*: it travels among the response's extensions to the frame
-//! (`http::frame`), which knows the request id and renders it as `application/problem+json` (RFC 9457). What was
-//! wrong inside goes to the log here, where it is known; the caller gets the slug and a detail that says what to do.
-//! A database error is never "not found" nor "unauthorized".
+//! (`http::frame`), which knows the request id and renders it as `application/problem+json` (RFC 9457), or as the
+//! route's [`Dialect`] has it. What was wrong inside goes to the log here, where it is known; the caller gets the slug
+//! and a detail that says what to do. A database error is never "not found" nor "unauthorized".
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use axum::http::response::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::dialect::Dialect;
 use crate::domain::random::Random;
 use crate::wire::problem::{FieldError, Problem, Slug};
 
@@ -139,9 +140,9 @@ impl ApiError {
         self.0.slug
     }
 
-    fn problem(self, request_id: &str, retry_after: Option<Duration>, oauth: bool) -> Problem {
+    fn problem(self, request_id: &str, retry_after: Option<Duration>, dialect: Dialect) -> Problem {
         let slug = self.0.slug;
-        let code = self.0.oauth.or_else(|| oauth.then(|| oauth_code(slug)));
+        let code = self.0.oauth.or_else(|| (dialect == Dialect::OAuth).then(|| oauth_code(slug)));
         Problem {
             kind: slug.urn(),
             title: slug.title().to_owned(),
@@ -168,39 +169,46 @@ impl IntoResponse for ApiError {
 pub struct Rendering<'a> {
     pub request_id: &'a str,
     pub random: &'a Random,
-    /// The route speaks OAuth 2: every error has a code of RFC 6749.
-    pub oauth: bool,
+    /// The route's.
+    pub dialect: Dialect,
 }
 
-/// One and the same problem, rendered beforehand but for what differs each time: the request's id and the pause.
+/// One and the same error, rendered beforehand but for what differs each time: the request's id and the pause.
 pub struct Refusal {
     status: StatusCode,
-    /// The text before the request's id, between it and the pause, and after that.
-    parts: [String; 3],
+    media: &'static str,
+    /// The text before the request's id.
+    head: String,
+    /// Between it and the pause, and after that; none: neither is in the text.
+    rest: Option<[String; 2]>,
 }
 
 impl Refusal {
-    /// `oauth` as in [`Rendering`].
-    pub fn of(error: ApiError, oauth: bool) -> Self {
+    pub fn of(error: ApiError, dialect: Dialect) -> Self {
         // Neither occurs in the rest.
         const ID: &str = "{request-id}";
         const PAUSE: Duration = Duration::from_millis(u64::MAX);
         let status = status(error.0.slug);
-        let text = serde_json::to_string(&error.problem(ID, Some(PAUSE), oauth)).unwrap_or_default();
-        let (head, rest) = text.split_once(ID).unwrap_or_default();
-        let (middle, tail) = rest.split_once(&PAUSE.as_millis().to_string()).unwrap_or_default();
-        Self { status, parts: [head, middle, tail].map(str::to_owned) }
+        let text = dialect.write(&error.problem(ID, Some(PAUSE), dialect));
+        let (head, rest) = text.split_once(ID).map_or((text.as_str(), None), |(head, rest)| (head, Some(rest)));
+        let rest = rest.and_then(|rest| rest.split_once(&PAUSE.as_millis().to_string()));
+        let rest = rest.map(|(middle, tail)| [middle.to_owned(), tail.to_owned()]);
+        Self { status, media: dialect.media(), head: head.to_owned(), rest }
     }
 
     /// `request_id`: of characters that JSON leaves as they are.
     pub fn response(&self, request_id: &str, pause: Duration) -> Response {
-        let [head, middle, tail] = &self.parts;
-        let body = [head, request_id, middle, &pause.as_millis().to_string(), tail].concat();
+        let body = match &self.rest {
+            Some([middle, tail]) => {
+                [self.head.as_str(), request_id, middle, &pause.as_millis().to_string(), tail].concat()
+            }
+            None => self.head.clone(),
+        };
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(pause)));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.media));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
@@ -212,7 +220,7 @@ pub fn is_shed(response: &Response) -> bool {
     raised.is_some_and(|Raised(error)| error.0.is_counted)
 }
 
-/// Makes a problem of a raised error, and of an error that the framework answered by itself. Headers that layers set
+/// Makes an answer of a raised error, and of an error that the framework answered by itself. Headers that layers set
 /// (`Allow`) stay.
 pub fn render(response: Response, with: &Rendering<'_>) -> Response {
     let (mut parts, body) = response.into_parts();
@@ -229,15 +237,14 @@ pub fn render(response: Response, with: &Rendering<'_>) -> Response {
     if let Some(pause) = pause {
         parts.headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(pause)));
     }
-    if let Some(challenge) = challenge(slug) {
+    if let Some(challenge) = challenge(slug, with.dialect) {
         parts.headers.insert(WWW_AUTHENTICATE, challenge);
     }
-    let problem = error.problem(with.request_id, pause, with.oauth);
+    let problem = error.problem(with.request_id, pause, with.dialect);
     parts.headers.remove(CONTENT_LENGTH);
-    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(with.dialect.media()));
     parts.headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    let body = serde_json::to_vec(&problem).unwrap_or_default();
-    Response::from_parts(parts, Body::from(body))
+    Response::from_parts(parts, Body::from(with.dialect.write(&problem)))
 }
 
 /// Rounded up: never sooner than `retry_after_ms`.
@@ -278,12 +285,13 @@ fn default_pause(slug: Slug) -> Option<Duration> {
     }
 }
 
-/// `WWW-Authenticate` (RFC 6750, 3). No error code when nothing was shown at all.
-fn challenge(slug: Slug) -> Option<HeaderValue> {
+/// `WWW-Authenticate` (RFC 6750, 3; RFC 7617, 2). No error code when nothing was shown at all.
+fn challenge(slug: Slug, dialect: Dialect) -> Option<HeaderValue> {
     if slug.status() != 401 {
         return None;
     }
     let text = match slug {
+        _ if dialect == Dialect::Est => "Basic realm=\"everbeat-enrollment\"".to_owned(),
         Slug::CertificateRequired | Slug::TokenRequired => "Bearer realm=\"everbeat\"".to_owned(),
         Slug::EnrollmentTokenInvalid => "Bearer realm=\"everbeat-enrollment\", error=\"invalid_token\"".to_owned(),
         _ => format!("Bearer realm=\"everbeat\", error=\"invalid_token\", error_description=\"{}\"", slug.title()),

@@ -15,6 +15,7 @@ use tracing::Instrument;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use super::api::Shared;
+use super::dialect::Dialect;
 use super::drill::Origin;
 use super::error::{self, ApiError, Refusal, Rendering};
 use super::guard::{enter, guard, stated_patience};
@@ -56,7 +57,7 @@ pub async fn frame(State(row): State<Arc<Row>>, request: Request, next: Next) ->
         Err(refused) => return turned_away(&row, request, refused.pause()).await,
     };
     let served = |request| guard(&row, permit, request, next);
-    let mut response = framed(&row.shared, &row.metrics, row.info.speaks_oauth, request, served).await;
+    let mut response = framed(&row.shared, &row.metrics, row.info.dialect, request, served).await;
     if row.info.has_secrets {
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
@@ -115,13 +116,14 @@ fn sign(response: &mut Response, closes: bool, id: &str, origin: Option<&Origin>
 
 /// The frame of requests that no route takes.
 pub async fn frame_unmatched(State(unmatched): State<Arc<Unmatched>>, request: Request, next: Next) -> Response {
-    framed(&unmatched.shared, &unmatched.metrics, false, request, |request| next.run(request)).await
+    let dialect = Dialect::of(request.uri().path());
+    framed(&unmatched.shared, &unmatched.metrics, dialect, request, |request| next.run(request)).await
 }
 
 async fn framed<F: Future<Output = Response>>(
     shared: &Shared,
     metrics: &Arc<RouteMetrics>,
-    oauth: bool,
+    dialect: Dialect,
     mut request: Request,
     served: impl FnOnce(Request) -> F,
 ) -> Response {
@@ -138,7 +140,7 @@ async fn framed<F: Future<Output = Response>>(
         let refused = response.status().is_client_error() || response.status().is_server_error();
         let closes = refused && !unread.take_in().await;
         let is_shed = error::is_shed(&response);
-        let with = Rendering { request_id: &id, random: &shared.random, oauth };
+        let with = Rendering { request_id: &id, random: &shared.random, dialect };
         let mut response = error::render(response, &with);
         sign(&mut response, closes, &id, origin.as_ref());
         let status = response.status().as_u16();

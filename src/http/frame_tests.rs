@@ -110,6 +110,12 @@ fn router_with(shared: &Shared) -> Router {
         Route::new(d, Method::Get, "/unauthorized", Public, unauthorized),
         Route::new(d, Method::Get, "/panics", Public, panics),
         Route::new(d, Method::Post, "/oauth", Public, json_in).oauth(),
+        Route::new(d, Method::Post, "/.well-known/est/any", Public, json_in)
+            .answers_as(200, JSON, Shape::Any)
+            .query::<PageQuery>()
+            .est(),
+        Route::new(d, Method::Get, "/.well-known/est/unauthorized", Public, unauthorized).est(),
+        Route::new(d, Method::Get, "/.well-known/est/panics", Public, panics).est(),
     ];
     build(d, routes, shared, ())
 }
@@ -199,15 +205,53 @@ async fn where_there_is_no_room_the_refusal_is_a_problem_like_any_other() {
     // Byte for byte what the renderer writes.
     let pause = Duration::from_millis(1_500);
     let refused = Refused::Full { class: Class::Lists, pause };
-    for oauth in [false, true] {
+    for dialect in [Dialect::Problems, Dialect::OAuth, Dialect::Est] {
         let random = Random::seeded(1);
-        let with = Rendering { request_id: "an-id", random: &random, oauth };
+        let with = Rendering { request_id: "an-id", random: &random, dialect };
         let rendered = render(ApiError::from(refused).into_response(), &with);
         let drawn = Random::seeded(1).scale(pause, 1.0, 2.0);
-        let short = Refusal::of(refused.into(), oauth).response("an-id", drawn);
+        let short = Refusal::of(refused.into(), dialect).response("an-id", drawn);
         assert_eq!((short.status(), short.headers()), (rendered.status(), rendered.headers()));
         assert_eq!(text(short).await, text(rendered).await);
     }
+}
+
+#[tokio::test]
+async fn where_est_is_spoken_every_error_is_plain_text() {
+    let est = |path: &str| format!("/.well-known/est/{path}");
+    let long = format!("{{{}}}", " ".repeat(100));
+    let html = Request::post(est("any")).header(header::ACCEPT, "text/html").body(Body::empty()).unwrap();
+    let asks = [
+        // Of the handler, its extractors, the guard, the router, and a panic.
+        (get(&est("unauthorized")), 401, "The token has expired.\n"),
+        (post(&est("any"), "application/json", "{"), 400, "The request cannot be read.\n"),
+        (post(&est("any"), "text/plain", "{}"), 415, "Send the body as application/json.\n"),
+        (post(&est("any"), "application/json", &long), 413, "At most 100 bytes"),
+        (html, 406, "The answer is"),
+        (post(&est("any?limit=1&limit=2"), "application/json", "{}"), 400, "A field is not valid.\n"),
+        (get(&est("any")), 405, "The Allow header"),
+        (get(&est("label/any")), 404, "There is no such path."),
+        (get(&est("panics")), 500, "The fault is ours"),
+    ];
+    for (request, status, says) in asks {
+        let path = request.uri().path().to_owned();
+        let response = call(request).await;
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8", "{path}");
+        assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store", "{path}");
+        assert!(response.headers().contains_key("x-request-id"), "{path}");
+        assert_eq!(response.headers().contains_key(header::ALLOW), status == 405, "{path}");
+        let challenge =
+            response.headers().get(header::WWW_AUTHENTICATE).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(challenge.as_deref(), (status == 401).then_some("Basic realm=\"everbeat-enrollment\""), "{path}");
+        let text = text(response).await;
+        assert!(text.contains(says) && text.ends_with('\n') && text.len() < 200, "{path}: {text}");
+    }
+    let (shared, _only) = full();
+    let full = router_with(&shared).oneshot(post(&est("any"), "application/json", "{}")).await.unwrap();
+    assert_eq!(full.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
+    assert!(full.headers().contains_key(header::RETRY_AFTER) && full.status() == 503);
+    assert_eq!(text(full).await, "The service has too much to do.\nNothing was done. Send it again after the pause.\n");
 }
 
 #[tokio::test]

@@ -124,7 +124,7 @@ fn bounds(row: &Row) -> Bounds {
 /// Puts the proof that the permission stands for among the request's extensions; an operator's is also returned.
 async fn authenticate(row: &Row, parts: &mut Parts) -> Result<Option<Operator>, ApiError> {
     match row.info.permission {
-        // The token of an enrollment is in its body; identity checks it before anything else.
+        // The token of an enrollment is for its handler to find; identity checks it before anything else.
         Permission::Public | Permission::EnrollmentToken => {}
         Permission::Cert => {
             let caller = device(row, parts, false).await?;

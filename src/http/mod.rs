@@ -12,7 +12,8 @@
 //! - A handler names the proof it needs (`authn`); only the guard makes proofs, so that a handler behind the wrong
 //!   permission answers 500 and does nothing.
 //! - An operator's handler that succeeds without having asked whether it may is a 500.
-//! - [`error`] alone picks statuses; every error answer is a problem (RFC 9457) with a request id.
+//! - [`error`] alone picks statuses; every error answer is a problem (RFC 9457) with a request id, or plain text where
+//!   EST is spoken ([`dialect`]).
 //! - No body is read before the caller is known, nor without a limit and a deadline.
 //!
 //! Deliberately absent: compression of answers (it would change strong ETags, and secrets share pages with input),
@@ -23,6 +24,7 @@ mod accept;
 mod api;
 mod authn;
 pub mod body;
+mod dialect;
 mod drill;
 pub mod error;
 pub mod extract;
@@ -44,6 +46,7 @@ mod ops;
 
 pub use api::{AdminApi, DeviceApi, HttpSettings, OpsApi};
 pub use authn::{Operator, WithCert, WithCertAndToken, WithOldCert};
+pub use dialect::Dialect;
 pub use error::ApiError;
 pub use route::{Method, Permission, RouteInfo};
 pub use routes::{admin_router, device_router, ops_router, table};

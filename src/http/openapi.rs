@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::dialect::{Dialect, PLAIN_TEXT};
 use super::error::PROBLEM_JSON;
 use super::page::LIMIT_MAX;
 use super::route::{JSON, Media, Permission, RouteInfo};
@@ -35,6 +36,8 @@ pub enum Shape {
     Any,
     /// Text of its own media type.
     Text,
+    /// Bytes as text.
+    Base64,
 }
 
 impl fmt::Debug for Shape {
@@ -44,6 +47,7 @@ impl fmt::Debug for Shape {
             Self::PageOf(_) => "PageOf",
             Self::Any => "Any",
             Self::Text => "Text",
+            Self::Base64 => "Base64",
         })
     }
 }
@@ -70,6 +74,7 @@ impl Shape {
             }),
             Self::Any => json!({}),
             Self::Text => json!({"type": "string"}),
+            Self::Base64 => json!({"type": "string", "contentEncoding": "base64"}),
         }
     }
 }
@@ -102,10 +107,15 @@ pub fn document(port: Port) -> Value {
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "responses": {"Problem": problem()},
+            "responses": {"Problem": problem(), "PlainText": plain_text()},
             "securitySchemes": {
                 "mutual_tls": {"type": "mutualTLS", "description": "The certificate that enrollment gave."},
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "enrollment": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "The device's name, and an enrollment token as the password.",
+                },
             },
         },
     })
@@ -128,18 +138,31 @@ fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
-/// The shared answer of every operation: any error.
+/// The shared answer of operations: any error.
 fn problem() -> Value {
     let slugs: Vec<String> = Slug::ALL.iter().map(|slug| format!("`{}` ({})", slug.as_str(), slug.status())).collect();
-    let header = |text: &str| json!({"description": text, "schema": {"type": "string"}});
     json!({
         "description": format!("A problem (RFC 9457). `type` ends in one of: {}.", slugs.join(", ")),
-        "headers": {
-            "X-Request-Id": header("The caller's, or made by us."),
-            "Retry-After": header("On 429 and 503, in seconds."),
-            "WWW-Authenticate": header("On 401 (RFC 6750)."),
-        },
+        "headers": error_headers("On 401 (RFC 6750)."),
         "content": {PROBLEM_JSON: {"schema": reference("Problem")}},
+    })
+}
+
+/// The same where EST is spoken.
+fn plain_text() -> Value {
+    json!({
+        "description": "What is wrong and what to do, in words (RFC 7030).",
+        "headers": error_headers("On 401 (RFC 7617)."),
+        "content": {PLAIN_TEXT: {"schema": {"type": "string"}}},
+    })
+}
+
+fn error_headers(challenge: &str) -> Value {
+    let header = |text: &str| json!({"description": text, "schema": {"type": "string"}});
+    json!({
+        "X-Request-Id": header("The caller's, or made by us."),
+        "Retry-After": header("On 429 and 503, in seconds."),
+        "WWW-Authenticate": header(challenge),
     })
 }
 
@@ -149,7 +172,7 @@ fn operation(info: &RouteInfo, schemas: &mut Schemas) -> Value {
         "summary": info.summary,
         "parameters": parameters(info),
         "responses": responses(info, schemas),
-        "security": security(info.permission),
+        "security": security(info),
     });
     if !info.takes.is_empty() {
         let content = content(info.takes.iter(), schemas);
@@ -174,8 +197,9 @@ fn responses(info: &RouteInfo, schemas: &mut Schemas) -> Value {
         }
         responses.insert(answer.status.to_string(), response);
     }
+    let error = if info.dialect == Dialect::Est { "PlainText" } else { "Problem" };
     for class in ["4XX", "5XX"] {
-        responses.insert(class.to_owned(), json!({"$ref": "#/components/responses/Problem"}));
+        responses.insert(class.to_owned(), json!({"$ref": format!("#/components/responses/{error}")}));
     }
     responses.into()
 }
@@ -216,8 +240,9 @@ fn parameters(info: &RouteInfo) -> Value {
     parameters.into()
 }
 
-fn security(permission: Permission) -> Value {
-    match permission {
+fn security(info: &RouteInfo) -> Value {
+    match info.permission {
+        Permission::EnrollmentToken if info.dialect == Dialect::Est => json!([{"enrollment": []}]),
         Permission::Public | Permission::EnrollmentToken => json!([]),
         Permission::Cert | Permission::CertMaybeExpired => json!([{"mutual_tls": []}]),
         Permission::CertAndToken => json!([{"mutual_tls": [], "bearer": []}]),

@@ -12,6 +12,7 @@ use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::{IntoParams, ToSchema};
 
 use super::api::Shared;
+use super::dialect::Dialect;
 use super::error::Refusal;
 use super::frame::{self, Row, Unmatched};
 use super::openapi::Shape;
@@ -58,7 +59,7 @@ impl Method {
 pub enum Permission {
     /// Anybody; no proof.
     Public,
-    /// Anybody with an enrollment token in the body; identity checks it first.
+    /// Anybody with an enrollment token, in the body or by HTTP Basic; identity checks it first.
     EnrollmentToken,
     /// A device's current certificate: `WithCert`.
     Cert,
@@ -103,8 +104,8 @@ pub struct RouteInfo {
     pub answers: Vec<Answer>,
     /// `Cache-Control: no-store` on every answer.
     pub has_secrets: bool,
-    /// Errors carry RFC 6749's `error`.
-    pub speaks_oauth: bool,
+    /// How its errors are told.
+    pub dialect: Dialect,
     /// The body limit is that of readings.
     pub takes_readings: bool,
     /// The guard tells presence of it. Not where the handler does so itself.
@@ -151,7 +152,7 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
             query: Vec::new(),
             answers: Vec::new(),
             has_secrets: false,
-            speaks_oauth: false,
+            dialect: Dialect::Problems,
             takes_readings: false,
             is_contact: true,
             may_be_blind: false,
@@ -218,7 +219,12 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
     }
 
     pub fn oauth(self) -> Self {
-        self.with(|info| info.speaks_oauth = true)
+        self.with(|info| info.dialect = Dialect::OAuth)
+    }
+
+    /// A path of RFC 7030.
+    pub fn est(self) -> Self {
+        self.with(|info| info.dialect = Dialect::Est)
     }
 
     pub fn readings(self) -> Self {
@@ -261,7 +267,7 @@ pub(super) fn build<S: Clone + Send + Sync + 'static>(
         let metrics = RouteMetrics::new(Series { port, route: info.path, method: info.method.as_str() });
         // The pause is a pause of its time.
         let full = Refused::Full { class: info.class, pause: Duration::ZERO };
-        let no_room = Refusal::of(full.into(), info.speaks_oauth);
+        let no_room = Refusal::of(full.into(), info.dialect);
         let (path, row) = (info.path, Arc::new(Row { info, shared: shared.clone(), metrics, no_room }));
         // `route_layer`: the fallback for other methods is not this row's.
         let handler = handler.route_layer(from_fn_with_state(row, frame::frame));

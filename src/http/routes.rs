@@ -20,6 +20,9 @@ const FORM: &str = "application/x-www-form-urlencoded";
 const NDJSON: &str = "application/x-ndjson";
 /// A chain of certificates (RFC 8555, 9.1).
 pub(super) const PEM_CHAIN: &str = "application/pem-certificate-chain";
+/// A request for a certificate, and certificates (RFC 7030, 4.2.1 and 4.1.3).
+pub(super) const PKCS10: &str = "application/pkcs10";
+pub(super) const CERTS_ONLY: &str = "application/pkcs7-mime; smime-type=certs-only";
 /// The Prometheus text format.
 pub(super) const EXPOSITION: &str = "text/plain; version=0.0.4";
 pub(super) const TEXT: &str = "text/plain";
@@ -29,7 +32,7 @@ fn device_routes() -> Vec<Route<Arc<DeviceApi>>> {
     use Method::{Get, Post};
     use Permission::{Cert, CertAndToken, CertMaybeExpired, EnrollmentToken, Public};
     let d = Port::Device;
-    vec![
+    let mut routes = vec![
         Route::new(d, Get, "/openapi.json", Public, openapi::device)
             .summary("This description.").answers_as(200, JSON, Shape::Any).class(Class::Health),
         Route::new(d, Get, "/v1/ca", Public, device::ca::get)
@@ -57,6 +60,31 @@ fn device_routes() -> Vec<Route<Arc<DeviceApi>>> {
             .takes_maybe::<dev::GoodbyeRequest>().answers_nothing().own_contact().class(Class::Heartbeats),
         Route::new(d, Get, "/v1/me", CertAndToken, device::me::get)
             .summary("What is known of the calling device.").answers::<dev::Me>(200),
+    ];
+    routes.extend(est_routes());
+    routes
+}
+
+/// RFC 7030, 3.2.2.
+#[rustfmt::skip]
+fn est_routes() -> Vec<Route<Arc<DeviceApi>>> {
+    use Method::{Get, Post};
+    use Permission::{CertMaybeExpired, EnrollmentToken, Public};
+    use device::est;
+    let d = Port::Device;
+    vec![
+        Route::new(d, Get, "/.well-known/est/cacerts", Public, est::cacerts)
+            .summary("EST: the CA certificates to trust, PKCS#7.")
+            .answers_as(200, CERTS_ONLY, Shape::Base64).est().class(Class::Health),
+        Route::new(d, Get, "/.well-known/est/csrattrs", Public, est::csrattrs)
+            .summary("EST: what a request for a certificate must have, which is nothing.")
+            .answers_nothing().est().class(Class::Health),
+        Route::new(d, Post, "/.well-known/est/simpleenroll", EnrollmentToken, est::simpleenroll)
+            .summary("EST: makes a device and its first certificate.")
+            .takes_as(PKCS10, Shape::Base64).answers_as(200, CERTS_ONLY, Shape::Base64).est().secret(),
+        Route::new(d, Post, "/.well-known/est/simplereenroll", CertMaybeExpired, est::simplereenroll)
+            .summary("EST: gives the device its next certificate.")
+            .takes_as(PKCS10, Shape::Base64).answers_as(200, CERTS_ONLY, Shape::Base64).est().secret(),
     ]
 }
 

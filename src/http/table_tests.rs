@@ -24,6 +24,8 @@ fn routes_occur_once_and_say_what_they_do() {
 const PUBLIC: &[(&str, &str)] = &[
     ("device", "/openapi.json"),
     ("device", "/v1/ca"),
+    ("device", "/.well-known/est/cacerts"),
+    ("device", "/.well-known/est/csrattrs"),
     ("admin", "/openapi.json"),
     ("ops", "/livez"),
     ("ops", "/readyz"),
@@ -61,6 +63,27 @@ fn the_descriptions_list_exactly_the_table() {
 }
 
 #[test]
+fn est_is_described_as_it_is() {
+    let document = document(Port::Device);
+    let of = |path: &str, method: &str| document["paths"][format!("/.well-known/est/{path}")][method].clone();
+    let certificates = "application/pkcs7-mime; smime-type=certs-only";
+    for (path, security) in [("simpleenroll", "enrollment"), ("simplereenroll", "mutual_tls")] {
+        let operation = of(path, "post");
+        assert_eq!(operation["security"], json!([{security: []}]));
+        assert_eq!(
+            operation["requestBody"]["content"].as_object().unwrap().keys().collect::<Vec<_>>(),
+            ["application/pkcs10"]
+        );
+        assert!(operation["responses"]["200"]["content"][certificates].is_object(), "{operation}");
+    }
+    assert_eq!(document["components"]["securitySchemes"]["enrollment"]["scheme"], "basic");
+    let errors = &document["components"]["responses"]["PlainText"]["content"];
+    assert_eq!(errors.as_object().unwrap().keys().collect::<Vec<_>>(), ["text/plain; charset=utf-8"]);
+    assert!(of("cacerts", "get")["responses"]["200"]["content"][certificates].is_object());
+    assert!(of("csrattrs", "get")["responses"]["204"].get("content").is_none());
+}
+
+#[test]
 fn every_reference_of_a_description_leads_somewhere() {
     for port in [Port::Device, Port::Admin] {
         let document = document(port);
@@ -72,7 +95,9 @@ fn every_reference_of_a_description_leads_somewhere() {
             }
             if let Some(id) = value.get("operationId").and_then(Value::as_str) {
                 assert!(ids.insert(id.to_owned()), "{id} occurs twice");
-                assert_eq!(value["responses"]["4XX"], json!({"$ref": "#/components/responses/Problem"}));
+                // RFC 7030 has errors in plain text.
+                let error = if id.contains("_well_known_est_") { "PlainText" } else { "Problem" };
+                assert_eq!(value["responses"]["4XX"], json!({"$ref": format!("#/components/responses/{error}")}));
             }
         });
     }

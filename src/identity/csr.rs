@@ -22,6 +22,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::{PublicKey, RSAPublicKey};
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use super::est;
 use crate::domain::digest::sha256;
 use crate::domain::ids::DeviceId;
 
@@ -79,6 +80,8 @@ pub enum CsrError {
     TooLong,
     #[error("send one PEM block that begins with -----BEGIN CERTIFICATE REQUEST-----")]
     NotOneBlock,
+    #[error("send the certificate request in DER as base64 alone, without lines of BEGIN and END (RFC 8951)")]
+    NotBase64,
     #[error("the certificate request is not PKCS#10 in DER (RFC 2986), or bytes follow its end")]
     Malformed,
     #[error("the signature of the certificate request is not that of its key, or uses SHA-1")]
@@ -106,7 +109,12 @@ pub fn check(pem: &str, expected: &ExpectedNames<'_>) -> Result<CheckedCsr, CsrE
     }
 }
 
-/// Checks a request in DER, as EST carries it (RFC 7030, 4.2.1).
+/// Checks a request as EST carries it: DER in base64 (RFC 7030, 4.2.1; RFC 8951).
+pub fn check_base64(body: &[u8], expected: &ExpectedNames<'_>) -> Result<CheckedCsr, CsrError> {
+    check_der(&est::decode(body)?, expected)
+}
+
+/// Checks a request in DER.
 pub fn check_der(der: &[u8], expected: &ExpectedNames<'_>) -> Result<CheckedCsr, CsrError> {
     if der.len() > BYTES_MAX {
         return Err(CsrError::TooLong);

@@ -37,15 +37,15 @@ const ATTRIBUTES_DEPTH_MAX: usize = 32;
 pub enum Csr<'a> {
     /// PKCS#10, PEM.
     Pem(&'a str),
-    /// PKCS#10, DER: EST (RFC 7030).
-    Der(&'a [u8]),
+    /// PKCS#10, DER in base64: EST (RFC 7030, RFC 8951).
+    Base64(&'a [u8]),
 }
 
 impl Csr<'_> {
     fn check(self, expected: &ExpectedNames<'_>) -> Result<CheckedCsr, IdentityError> {
         let checked = match self {
             Self::Pem(pem) => csr::check(pem, expected),
-            Self::Der(der) => csr::check_der(der, expected),
+            Self::Base64(body) => csr::check_base64(body, expected),
         };
         checked.map_err(|error| IdentityError::BadCsr(error.to_string()))
     }

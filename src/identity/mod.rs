@@ -17,6 +17,7 @@ pub mod csr;
 mod enroll;
 pub mod enrollment_token;
 mod error;
+pub mod est;
 mod follow;
 mod forecast;
 pub mod jwt;

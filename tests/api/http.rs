@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use everbeat::http::table;
+use everbeat::http::{Dialect, table};
 use everbeat::observe::net::Port;
 use serde_json::json;
 use uuid::Uuid;
@@ -85,13 +85,20 @@ async fn no_route_takes_a_parameter_that_it_does_not_have() {
                 // Unverified connections serve few requests, and callers with certificates are more than welcome.
                 _ => app.connect(Some(&device.identity)).await.call(&ask.bearer(&device.token)).await,
             };
+            asked += 1;
+            if info.dialect == Dialect::Est {
+                assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"), "{path}");
+                let text = answer.text();
+                assert!(answer.status == 400 && text.starts_with("A field is not valid"), "{path}: {text}");
+                assert!(!text.contains("nonsense"), "{path}: {text}");
+                continue;
+            }
             let problem = answer.refused(400, "invalid");
             let pointers: Vec<&str> =
                 problem["errors"].as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap()).collect();
             let named = if info.has_secrets { "?" } else { named };
             assert!(pointers.contains(&named), "{path}: {problem}");
             assert!(!info.has_secrets || !answer.text().contains("nonsense"), "{path}: {}", answer.text());
-            asked += 1;
         }
     }
     assert!(asked > 40, "{asked}");

@@ -20,6 +20,7 @@ mod commands;
 mod cut;
 mod drill;
 mod enrollment;
+mod est;
 mod events;
 mod forecast;
 mod heartbeat;

@@ -2,6 +2,7 @@
 
 pub mod ca;
 pub mod enroll;
+pub mod est;
 pub mod heartbeat;
 pub mod me;
 pub mod readings;
