@@ -294,7 +294,7 @@ async fn requests_that_are_no_good_are_refused_in_plain_words() {
             with(&|wanted| wanted.subject_alt_names = vec![SanType::DnsName("bank.example".try_into().unwrap())]),
             "foreign name",
         ),
-        ("long", STANDARD.encode([0x30; 16 * 1024 + 1]), "16 KiB"),
+        ("long", STANDARD.encode([0x30_u8; 16 * 1024 + 1]), "16 KiB"),
     ];
     let mut device = app.enroll("pump-0").await;
     for (what, body, help) in cases {
@@ -431,8 +431,8 @@ async fn without_its_database_est_says_when_to_come_again() {
     );
     TestCluster::shared().owner_batch("postgres", &close).await;
     let key = KeyPair::generate().unwrap();
-    refused(&enroll(&app, &app.token, "pump-2", request(&key)).await, 503, "Send it again");
-    refused(&renew(&app, &device, request(&device.key)).await, 503, "Send it again");
+    refused(&enroll(&app, &app.token, "pump-2", request(&key)).await, 503, "again");
+    refused(&renew(&app, &device, request(&device.key)).await, 503, "again");
     // Whom to trust can be told all the same.
     let cas = app.connect(None).await.call(&Ask::get("/.well-known/est/cacerts")).await;
     assert_eq!(certificates(&cas).await.len(), 2);
