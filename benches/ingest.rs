@@ -9,6 +9,9 @@ use everbeat::ingest::batch::{Progress, gather};
 use everbeat::ingest::{Format, Limits, decode};
 use uuid::Uuid;
 
+#[path = "../tests/support/cbor.rs"]
+mod cbor;
+
 const NOW_US: i64 = 1_795_428_000_000_000;
 const ITEMS: u32 = 100;
 const REQUESTS: u32 = 40;
@@ -37,12 +40,35 @@ fn body(request: u32) -> String {
     format!("[{}]", (0..ITEMS).map(item).collect::<Vec<_>>().join(","))
 }
 
+/// The same readings as a SenML pack: a record for each metric.
+fn pack() -> serde_json::Value {
+    let item = |n: u32| {
+        serde_json::json!([
+            {"n": "temperature", "u": "Cel", "v": f64::from(n) + 0.25, "t": n},
+            {"n": "humidity", "u": "%RH", "v": 41.5, "t": n},
+            {"n": "rssi", "u": "dBW", "v": -71, "t": n},
+            {"n": "on", "vb": true, "t": n},
+            {"n": "mode", "vs": "eco", "t": n},
+        ])
+    };
+    let mut records = vec![serde_json::json!({"bn": "sensor:", "bt": NOW_US / 1_000_000})];
+    records.extend((0..ITEMS).flat_map(|n| item(n).as_array().cloned().unwrap_or_default()));
+    records.into()
+}
+
 fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ingest");
     let (body, limits) = (body(1), limits());
     group.throughput(Throughput::Elements(ITEMS.into()));
     group.bench_function("decode", |bencher| {
         bencher.iter(|| decode(Format::Json, black_box(body.as_bytes()), device(1), &limits, NOW_US));
+    });
+    let (json, cbor) = (pack().to_string(), cbor::pack(&pack()));
+    group.bench_function("decode SenML JSON", |bencher| {
+        bencher.iter(|| decode(Format::SenmlJson, black_box(json.as_bytes()), device(1), &limits, NOW_US));
+    });
+    group.bench_function("decode SenML CBOR", |bencher| {
+        bencher.iter(|| decode(Format::SenmlCbor, black_box(&cbor), device(1), &limits, NOW_US));
     });
     let batches: Vec<_> = (0..REQUESTS)
         .filter_map(|n| decode(Format::Json, self::body(n).as_bytes(), device(n * 7 % REQUESTS), &limits, NOW_US).ok())

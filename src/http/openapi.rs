@@ -38,6 +38,8 @@ pub enum Shape {
     Text,
     /// Bytes as text.
     Base64,
+    /// A schema of its own, of a standard's format.
+    Own(fn() -> Value),
 }
 
 impl fmt::Debug for Shape {
@@ -48,6 +50,7 @@ impl fmt::Debug for Shape {
             Self::Any => "Any",
             Self::Text => "Text",
             Self::Base64 => "Base64",
+            Self::Own(_) => "Own",
         })
     }
 }
@@ -75,6 +78,7 @@ impl Shape {
             Self::Any => json!({}),
             Self::Text => json!({"type": "string"}),
             Self::Base64 => json!({"type": "string", "contentEncoding": "base64"}),
+            Self::Own(schema) => schema(),
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::wire::device as dev;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const NDJSON: &str = "application/x-ndjson";
+/// RFC 8428, 12.3.
+const SENML_JSON: &str = "application/senml+json";
+const SENML_CBOR: &str = "application/senml+cbor";
 /// A chain of certificates (RFC 8555, 9.1).
 pub(super) const PEM_CHAIN: &str = "application/pem-certificate-chain";
 /// A request for a certificate, and certificates (RFC 7030, 4.2.1 and 4.1.3).
@@ -53,7 +56,9 @@ fn device_routes() -> Vec<Route<Arc<DeviceApi>>> {
             .class(Class::Heartbeats),
         Route::new(d, Post, "/v1/readings", CertAndToken, device::readings::submit)
             .summary("Stores readings; answers once they are durable. 207: some were rejected. 422: all were.")
-            .takes::<device::readings::Readings>().takes_as(NDJSON, Shape::Text).readings()
+            .takes::<device::readings::Readings>().takes_as(NDJSON, Shape::Text)
+            .takes_as(SENML_JSON, Shape::Own(device::senml::json)).takes_as(SENML_CBOR, Shape::Own(device::senml::cbor))
+            .readings()
             .answers::<dev::ReadingsAnswer>(200).answers::<dev::ReadingsAnswer>(207).answers::<dev::ReadingsAnswer>(422),
         Route::new(d, Post, "/v1/goodbye", CertAndToken, device::heartbeat::goodbye)
             .summary("The device leaves on purpose.")

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::decode::{BatchItem, rejection};
+use super::decode::{BatchItem, CONFLICT, rejection};
 use crate::domain::time::from_unix_us;
 use crate::observe;
 use crate::observe::ingest::Outcome;
@@ -121,7 +121,7 @@ impl Tally {
             self.duplicates += 1;
         } else {
             let detail = "/id: another reading with this id and ts was stored before; its values differ".to_owned();
-            self.rejected.push(rejection(member.index, "conflict", detail));
+            self.rejected.push(rejection(member.index, CONFLICT, detail));
         }
     }
 }
@@ -130,7 +130,7 @@ impl Tally {
 pub(super) fn measure(tallies: &[Option<Tally>], degraded: bool) {
     let sum = |of: fn(&Tally) -> u64| tallies.iter().flatten().map(of).sum::<u64>();
     let (stored, duplicates) = (sum(|tally| tally.stored), sum(|tally| tally.duplicates));
-    let conflicts = sum(|tally| tally.rejected.iter().filter(|item| item.kind == "conflict").count() as u64);
+    let conflicts = sum(|tally| tally.rejected.iter().filter(|item| item.kind == CONFLICT).count() as u64);
     let rejected = sum(|tally| tally.rejected.len() as u64);
     observe::ingest::readings(Outcome::Stored, stored);
     observe::ingest::readings(Outcome::Duplicate, duplicates);

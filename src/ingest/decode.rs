@@ -8,11 +8,13 @@ use uuid::{Uuid, Variant};
 
 use super::item::{self, Item};
 use super::scan::{self, Broken};
+use super::senml;
 use super::settings::Limits;
 use crate::domain::ids::DeviceId;
 use crate::domain::reading::Reading;
 use crate::domain::time::{from_unix_us, rfc3339};
 use crate::observe;
+use crate::observe::ingest::Outcome;
 use crate::wire::device::RejectedItem;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,24 @@ pub enum Format {
     Json,
     /// `application/x-ndjson`: an object a line.
     Ndjson,
+    /// `application/senml+json` (RFC 8428, 5).
+    SenmlJson,
+    /// `application/senml+cbor` (RFC 8428, 6).
+    SenmlCbor,
+}
+
+/// Whose body it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'a> {
+    pub id: DeviceId,
+    /// Its name in its fleet, which SenML's names may begin with. Empty: none.
+    pub name: &'a str,
+}
+
+impl From<DeviceId> for Sender<'_> {
+    fn from(id: DeviceId) -> Self {
+        Self { id, name: "" }
+    }
 }
 
 /// The body as a whole is not acceptable. `Display` may be shown to the sender.
@@ -44,6 +64,21 @@ pub enum DecodeError {
     TooLarge { bytes_max: usize },
     #[error("the compressed body is broken, cut short, or followed by other bytes")]
     Compression,
+    #[error("a SenML pack is an array of records")]
+    NotAPack,
+    #[error("the body is not CBOR: fault at byte {at}")]
+    Cbor { at: usize },
+    #[error("more than 32 arrays, maps and tags are open at byte {at} of the body")]
+    CborTooDeep { at: usize },
+    #[error("bver must be a whole number from 1 to 10, the version of RFC 8428; nothing of the pack was stored")]
+    SenmlVersion,
+    #[error("bver must be the same for all records of a pack (RFC 8428, 4.4); nothing of it was stored")]
+    SenmlVersions,
+    #[error(
+        "the field {label} must be understood (its label ends in _; RFC 8428, 4.4) and is not: nothing of the body \
+         was stored; send the pack without it"
+    )]
+    SenmlExtension { label: Box<str> },
 }
 
 /// A valid reading and its place in the body.
@@ -67,6 +102,10 @@ impl ReadingBatch {
     pub fn unchecked(device: DeviceId, readings: Vec<Reading>) -> Self {
         let items = readings.into_iter().enumerate().map(|(index, reading)| BatchItem { index, reading }).collect();
         Self { device, items, rejected: Vec::new() }
+    }
+
+    pub(super) fn empty(device: DeviceId) -> Self {
+        Self { device, items: Vec::new(), rejected: Vec::new() }
     }
 
     pub fn device(&self) -> DeviceId {
@@ -93,43 +132,68 @@ impl ReadingBatch {
 }
 
 /// Decodes a body (decompressed already) at `now_us`, which is also the time of readings that bring none.
-pub fn decode(
+pub fn decode<'s>(
     format: Format,
     body: &[u8],
-    device: DeviceId,
+    sender: impl Into<Sender<'s>>,
     limits: &Limits,
     now_us: i64,
 ) -> Result<ReadingBatch, DecodeError> {
     if body.len() > limits.body_max_bytes {
         return Err(DecodeError::TooLarge { bytes_max: limits.body_max_bytes });
     }
-    let text = std::str::from_utf8(body).map_err(|_| DecodeError::NotUtf8)?;
-    if text.starts_with('\u{feff}') {
-        return Err(DecodeError::ByteOrderMark);
-    }
-    let window = Window::around(now_us, limits);
-    let items = match format {
-        Format::Json => scan::items(text, limits.items_max).map_err(|fault| whole(fault, limits))?,
-        Format::Ndjson => lines(text, limits.items_max)?,
+    let (sender, window) = (sender.into(), Window::around(now_us, limits));
+    let batch = match format {
+        Format::Json | Format::Ndjson => plain(format, text(body)?, sender.id, limits, &window)?,
+        Format::SenmlJson => senml::json(text(body)?, sender, limits, &window)?,
+        Format::SenmlCbor => senml::cbor(body, sender, limits, &window)?,
     };
-    let mut batch = ReadingBatch { device, items: Vec::with_capacity(items.len()), rejected: Vec::new() };
+    let conflicts = batch.rejected.iter().filter(|item| item.kind == CONFLICT).count();
+    observe::ingest::readings(Outcome::RejectedConflict, conflicts as u64);
+    observe::ingest::readings(Outcome::RejectedInvalid, (batch.rejected.len() - conflicts) as u64);
+    Ok(batch)
+}
+
+/// JSON is UTF-8 without a mark (RFC 8259, 8.1).
+fn text(body: &[u8]) -> Result<&str, DecodeError> {
+    let text = std::str::from_utf8(body).map_err(|_| DecodeError::NotUtf8)?;
+    if text.starts_with('\u{feff}') { Err(DecodeError::ByteOrderMark) } else { Ok(text) }
+}
+
+fn plain(
+    format: Format,
+    text: &str,
+    device: DeviceId,
+    limits: &Limits,
+    window: &Window,
+) -> Result<ReadingBatch, DecodeError> {
+    let items = match format {
+        Format::Ndjson => lines(text, limits.items_max)?,
+        _ => scan::items(text, limits.items_max).map_err(|fault| whole(fault, limits))?,
+    };
+    let mut batch = ReadingBatch::empty(device);
+    batch.items.reserve(items.len());
     for (index, text) in items.into_iter().enumerate() {
         // An array's items are JSON; that of a line is still to be shown.
         let line = if format == Format::Ndjson { scan::single(text).map_err(broken_line) } else { Ok(()) };
-        match line.and_then(|()| item::parse(text)).and_then(|item| reading(device, &item, &window)) {
+        match line.and_then(|()| item::parse(text)).and_then(|item| reading(device, &item, window)) {
             Ok(reading) => batch.items.push(BatchItem { index, reading }),
-            Err(detail) => batch.rejected.push(rejection(index, "invalid", detail)),
+            Err(detail) => batch.rejected.push(rejection(index, INVALID, detail)),
         }
     }
-    observe::ingest::readings(observe::ingest::Outcome::RejectedInvalid, batch.rejected.len() as u64);
     Ok(batch)
 }
+
+/// What is wrong with the item itself.
+pub(super) const INVALID: &str = "invalid";
+/// It says what another item says, in another way.
+pub(super) const CONFLICT: &str = "conflict";
 
 pub(super) fn rejection(index: usize, kind: &str, detail: String) -> RejectedItem {
     RejectedItem { index: index as u64, kind: kind.to_owned(), detail }
 }
 
-fn whole(fault: Broken, limits: &Limits) -> DecodeError {
+pub(super) fn whole(fault: Broken, limits: &Limits) -> DecodeError {
     match fault {
         Broken::Syntax { at } => DecodeError::Syntax { at },
         Broken::TooDeep { at } => DecodeError::TooDeep { at },
@@ -176,14 +240,14 @@ fn time_of_uuid(id: &str) -> Option<i64> {
 }
 
 /// The times that readings may have: strictly between two points. Microseconds since 1970.
-struct Window {
+pub(super) struct Window {
     after: i64,
     before: i64,
-    now: i64,
+    pub now: i64,
 }
 
 impl Window {
-    fn around(now_us: i64, limits: &Limits) -> Self {
+    pub fn around(now_us: i64, limits: &Limits) -> Self {
         let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
         Self {
             after: now_us.saturating_sub(micros(limits.retention)),
@@ -192,7 +256,7 @@ impl Window {
         }
     }
 
-    fn admit(&self, ts_us: i64) -> Result<(), String> {
+    pub fn admit(&self, ts_us: i64) -> Result<(), String> {
         if ts_us > self.after && ts_us < self.before && from_unix_us(ts_us).is_some() {
             return Ok(());
         }

@@ -8,10 +8,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use crate::domain::reading::{Value, Values};
 use crate::domain::time::{parse_rfc3339, unix_us};
 
-const METRICS_MAX: usize = 64;
-const METRIC_NAME_MAX_CHARS: usize = 64;
+pub(super) const METRICS_MAX: usize = 64;
+pub(super) const METRIC_NAME_MAX_CHARS: usize = 64;
 const ID_MAX_CHARS: usize = 128;
-const TEXT_MAX_BYTES: usize = 1024;
+pub(super) const TEXT_MAX_BYTES: usize = 1024;
 
 /// What an item says.
 #[derive(Debug, PartialEq)]
@@ -136,16 +136,31 @@ impl Visitor<'_> for IdSeed {
     }
 }
 
-/// 1 to `max` characters, none of them a control character.
 fn named<E: Error>(text: &str, max: usize) -> Result<(), E> {
+    name(text, max).map_err(E::custom)
+}
+
+/// 1 to `max` characters, none of them a control character.
+pub(super) fn name(text: &str, max: usize) -> Result<(), String> {
     // A character has at most four bytes: long texts need not be counted.
     if text.is_empty() || text.len() > 4 * max || text.chars().count() > max {
-        return Err(E::custom(format_args!("must have 1 to {max} characters")));
+        return Err(format!("must have 1 to {max} characters"));
     }
     if text.chars().any(char::is_control) {
-        return Err(E::custom("must not hold control characters"));
+        return Err("must not hold control characters".to_owned());
     }
     Ok(())
+}
+
+/// A text as a metric's value.
+pub(super) fn text(text: &str) -> Result<Value, String> {
+    if text.len() > TEXT_MAX_BYTES {
+        return Err(format!("more than {TEXT_MAX_BYTES} bytes of text"));
+    }
+    if text.contains('\0') {
+        return Err("must not hold NUL".to_owned());
+    }
+    Ok(text.into())
 }
 
 struct ValuesSeed<'p> {
@@ -226,13 +241,7 @@ impl Visitor<'_> for ValueSeed {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
-        if text.len() > TEXT_MAX_BYTES {
-            return Err(E::custom(format_args!("more than {TEXT_MAX_BYTES} bytes of text")));
-        }
-        if text.contains('\0') {
-            return Err(E::custom("must not hold NUL"));
-        }
-        Ok(text.into())
+        self::text(text).map_err(E::custom)
     }
 }
 

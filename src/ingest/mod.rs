@@ -18,6 +18,7 @@ mod decode;
 mod decompress;
 mod item;
 mod scan;
+mod senml;
 mod settings;
 
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 pub use commits::Commits;
-pub use decode::{BatchItem, DecodeError, Format, ReadingBatch, decode};
+pub use decode::{BatchItem, DecodeError, Format, ReadingBatch, Sender, decode};
 pub use decompress::{Encoding, decompress};
 pub use settings::{IngestSettings, Limits};
 
@@ -42,8 +43,6 @@ use crate::observe;
 use crate::observe::ingest::Outcome;
 use crate::store::{FleetStore, StoreError};
 use crate::wire::device::{Durability, ReadingsAnswer, RejectedItem};
-
-use crate::domain::ids::DeviceId;
 
 /// Rejected items that an answer lists.
 const REJECTED_LISTED_MAX: usize = 100;
@@ -101,8 +100,13 @@ impl Ingest {
     }
 
     /// Decodes a decompressed body with the limits of this replica and the database's clock.
-    pub fn decode(&self, format: Format, body: &[u8], device: DeviceId) -> Result<ReadingBatch, DecodeError> {
-        decode(format, body, device, self.limits(), self.0.clock.unix_us())
+    pub fn decode<'s>(
+        &self,
+        format: Format,
+        body: &[u8],
+        sender: impl Into<Sender<'s>>,
+    ) -> Result<ReadingBatch, DecodeError> {
+        decode(format, body, sender, self.limits(), self.0.clock.unix_us())
     }
 
     /// Stores the batch and waits for its commit, at most `deadline`; past it, and when the caller leaves, the

@@ -3,7 +3,7 @@
 //! What follows, item by item, may then call any fault the item's own, and may recurse.
 
 /// Brackets that may be open at one time, the batch's own included.
-const DEPTH_MAX: u32 = 32;
+pub(super) const DEPTH_MAX: u32 = 32;
 
 /// Why a text is not acceptable JSON. Positions are byte offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,41 @@ pub(super) fn single(text: &str) -> Result<(), Broken> {
     scanner.blank();
     scanner.value()?;
     scanner.end()
+}
+
+/// The members of an object that [`items`] has found: each key, quotes included, with its value. `None`: no object.
+pub(super) fn members(item: &str) -> Option<Members<'_>> {
+    let mut scanner = Scanner { bytes: item.as_bytes(), at: 0, open: 0, depth: 0 };
+    scanner.eat(b'{').then_some(Members { text: item, scanner })
+}
+
+pub(super) struct Members<'t> {
+    text: &'t str,
+    scanner: Scanner<'t>,
+}
+
+impl<'t> Iterator for Members<'t> {
+    type Item = (&'t str, &'t str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let scanner = &mut self.scanner;
+        scanner.blank();
+        // After the opening bracket there is none.
+        scanner.eat(b',');
+        scanner.blank();
+        if scanner.peek() != Some(b'"') {
+            return None;
+        }
+        let key = scanner.at;
+        scanner.string().ok()?;
+        let key = &self.text[key..scanner.at];
+        scanner.blank();
+        scanner.expect(b':').ok()?;
+        scanner.blank();
+        let value = scanner.at;
+        scanner.value().ok()?;
+        Some((key, &self.text[value..scanner.at]))
+    }
 }
 
 struct Scanner<'a> {
@@ -283,6 +318,24 @@ mod tests {
         }
         assert_eq!(items("[1,2,3]", 2), Err(Broken::TooMany));
         assert_eq!(items(" 3 ", 2), Err(Broken::Scalar));
+    }
+
+    #[test]
+    fn finds_the_members() {
+        let table: &[(&str, &[(&str, &str)])] = &[
+            ("{}", &[]),
+            ("{ }", &[]),
+            ("{\"a\":1}", &[("\"a\"", "1")]),
+            (
+                "{ \"a\\\"\" : [1, {\"x\":2}] ,\"b\":\"},\" , \"c\" :null }",
+                &[("\"a\\\"\"", "[1, {\"x\":2}]"), ("\"b\"", "\"},\""), ("\"c\"", "null")],
+            ),
+        ];
+        for (text, expected) in table {
+            assert_eq!(items(text, 1).as_deref(), Ok(&[*text][..]));
+            assert_eq!(members(text).unwrap().collect::<Vec<_>>(), *expected, "{text}");
+        }
+        assert!(members("[1]").is_none());
     }
 
     #[test]

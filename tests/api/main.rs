@@ -5,6 +5,8 @@
 
 #[path = "../support/app.rs"]
 mod app;
+#[path = "../support/cbor.rs"]
+mod cbor;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[path = "../support/mod.rs"]
@@ -32,4 +34,5 @@ mod promise;
 mod proxied;
 mod readings;
 mod revocation;
+mod senml;
 mod tokens;

@@ -6,4 +6,5 @@ pub mod est;
 pub mod heartbeat;
 pub mod me;
 pub mod readings;
+pub mod senml;
 pub mod token;

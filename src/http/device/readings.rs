@@ -15,9 +15,11 @@ use crate::http::authn::WithCertAndToken;
 use crate::http::error::ApiError;
 use crate::http::guard::Patience;
 use crate::http::{accept, body};
-use crate::ingest::Format;
+use crate::ingest::{Format, Sender};
 use crate::wire::device::{ReadingsAnswer, Timestamp};
 use crate::wire::problem::Slug;
+
+const ACCEPTED: &str = "application/json, application/x-ndjson, application/senml+json, application/senml+cbor";
 
 // The shapes of the body are for the description of the API only: ingest reads it.
 
@@ -60,8 +62,8 @@ pub async fn submit(
     let patience = request.extensions().get::<Patience>().copied();
     let Patience(patience) = patience.ok_or_else(|| ApiError::internal("readings were asked for outside the guard"))?;
     let body = body::read(request).await?;
-    let device = proof.caller().device.id;
-    let batch = api.ingest.decode(format, &body, device)?;
+    let device = &proof.caller().device;
+    let batch = api.ingest.decode(format, &body, Sender { id: device.id, name: &device.name })?;
     drop(body);
     let answer = api.ingest.submit(batch, patience).await?;
     Ok((status(&answer), Json(answer)))
@@ -71,8 +73,10 @@ fn format(request: &Request) -> Result<Format, ApiError> {
     match accept::media_type(request.headers()).as_deref() {
         Some("application/json") => Ok(Format::Json),
         Some("application/x-ndjson") => Ok(Format::Ndjson),
-        _ => Err(ApiError::because(Slug::UnsupportedMediaType, "Send application/json or application/x-ndjson.")
-            .header(ACCEPT, HeaderValue::from_static("application/json, application/x-ndjson"))),
+        Some("application/senml+json") => Ok(Format::SenmlJson),
+        Some("application/senml+cbor") => Ok(Format::SenmlCbor),
+        _ => Err(ApiError::because(Slug::UnsupportedMediaType, format!("Send one of {ACCEPTED}."))
+            .header(ACCEPT, HeaderValue::from_static(ACCEPTED))),
     }
 }
 
