@@ -1,6 +1,6 @@
 # The menu over script/. Nothing is here that a script does not do: bare Debian has no make.
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint deny sqlx bench bench-peers bench-k6 bench-overload bench-costs bench-compose drill drill-table drill-smoke drill-local fresh image up down ci clean
+.PHONY: help dev test lint deny fuzz sqlx bench bench-peers bench-k6 bench-overload bench-costs bench-compose drill drill-table drill-smoke drill-local fresh image up down ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,6 +12,8 @@ lint: ## format, clippy, documentation
 	./script/lint
 deny: ## banned crates, licences and sources of the dependencies
 	./script/deny
+fuzz: ## every decoder of what callers send, for a while
+	./script/fuzz
 sqlx: ## write .sqlx anew after changing a migration or a query
 	./script/sqlx
 bench: ## figures beside an empty handler and PostgreSQL alone, written to docs/performance.md

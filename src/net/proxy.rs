@@ -17,7 +17,7 @@ const HEADER_MAX: usize = 1024;
 const LOCAL: u8 = 0x20;
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ProxyError {
+pub enum ProxyError {
     #[error("the connection ended in the PROXY header: {0}")]
     Io(#[from] io::Error),
     #[error("no PROXY v2 header from a peer that must send one")]
@@ -31,7 +31,7 @@ pub(super) enum ProxyError {
 }
 
 /// Reads the header. The caller's address, or `None` if the header names none: the socket's counts then.
-pub(super) async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<SocketAddr>, ProxyError> {
+pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<SocketAddr>, ProxyError> {
     let mut header = vec![0; FIXED];
     stream.read_exact(&mut header).await?;
     if !header.starts_with(PROTOCOL_PREFIX) {

@@ -21,6 +21,8 @@ pub const RANKS: &[(&str, u8)] = &[
     ("config", 6),
     // Over `config`: `everbeat dev` writes settings and reads them.
     ("tools", 7),
+    // It names decoders of every rank, and nothing names it.
+    ("fuzzing", 7),
     ("app", 7),
     ("cli", 8),
     ("main", 9),
