@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use class::Class;
 pub use limit::{Limit, LimitSettings, Window};
-pub use rate::{Buckets, Rate};
+pub use rate::{Buckets, Left, Rate};
 pub use shares::{Room, Shares};
 
 use self::pause::Pause;
@@ -74,6 +74,13 @@ impl Refused {
             }
         }
     }
+}
+
+/// What is left to a device after a request; `None` where there is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    pub device: Option<Left>,
+    pub fleet: Option<Left>,
 }
 
 /// The gate. Clones share it.
@@ -211,18 +218,24 @@ impl Admission {
         Err(Refused::TooLate { pause: self.pause() })
     }
 
+    /// How often a device and a fleet may come.
+    pub fn rates(&self) -> (Rate, Rate) {
+        (self.0.devices.rate(), self.0.fleets.rate())
+    }
+
     /// One request of this device, of this fleet.
-    pub fn spend(&self, class: Class, device: DeviceId, fleet: FleetId) -> Result<(), Refused> {
+    pub fn spend(&self, class: Class, device: DeviceId, fleet: FleetId) -> Result<Spent, Refused> {
         let now = self.0.clock.boottime();
         let shed = |stage| self.counters(class).shed(stage);
-        self.0.devices.take(device.0, now).map_err(|pause| {
+        let device = self.0.devices.take(device.0, now).map_err(|pause| {
             shed(Stage::DeviceRate);
             Refused::Device { pause }
         })?;
-        self.0.fleets.take(fleet.0, now).map_err(|pause| {
+        let fleet = self.0.fleets.take(fleet.0, now).map_err(|pause| {
             shed(Stage::FleetRate);
             Refused::Fleet { pause }
-        })
+        })?;
+        Ok(Spent { device, fleet })
     }
 
     pub fn under_way(&self, class: Class) -> u32 {
@@ -312,12 +325,29 @@ mod tests {
         let (admission, clock) = admission(10, rate(1.0, 2), rate(10.0, 3));
         let fleet = FleetId(Uuid::from_u128(9));
         let device = |n| DeviceId(Uuid::from_u128(n));
-        let spend = |n| admission.spend(Class::Readings, device(n), fleet);
-        assert_eq!([spend(1), spend(1)], [Ok(()), Ok(())]);
+        let spend = |n| {
+            admission.spend(Class::Readings, device(n), fleet).map(|spent| {
+                let left = |left: Option<Left>| left.map(|left| (left.requests, left.full_in.as_millis()));
+                (left(spent.device), left(spent.fleet))
+            })
+        };
+        assert_eq!(
+            [spend(1), spend(1)],
+            [Ok((Some((1, 1_000)), Some((2, 100)))), Ok((Some((0, 2_000)), Some((1, 200)))),]
+        );
         assert_eq!(spend(1), Err(Refused::Device { pause: Duration::from_secs(1) }));
-        assert_eq!(spend(2), Ok(()));
+        assert_eq!(spend(2), Ok((Some((1, 1_000)), Some((0, 300)))));
         assert_eq!(spend(2), Err(Refused::Fleet { pause: Duration::from_millis(100) }));
         clock.advance(Duration::from_millis(100));
-        assert_eq!(spend(3), Ok(()));
+        assert_eq!(spend(3), Ok((Some((1, 1_000)), Some((0, 300)))));
+        assert_eq!(Admission::fixed(&free(), clock).spend(Class::Readings, device(1), fleet), Ok(Spent::default()));
+    }
+
+    fn free() -> AdmissionSettings {
+        AdmissionSettings {
+            limit: LimitSettings { min: 10, max: 10, initial: 10 },
+            device_rate: FREE,
+            fleet_rate: FREE,
+        }
     }
 }

@@ -30,8 +30,31 @@ impl Rate {
     }
 
     /// From empty to full.
-    fn refill(&self) -> Duration {
+    pub fn refill(&self) -> Duration {
         Duration::try_from_secs_f64(f64::from(self.burst) / self.per_second).unwrap_or(Duration::MAX)
+    }
+}
+
+/// What a bucket holds after a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Left {
+    pub rate: Rate,
+    /// So many more may come at once.
+    pub requests: u32,
+    /// Until it is full again, if nobody comes.
+    pub full_in: Duration,
+}
+
+impl Left {
+    fn of(full_at_us: u64, now_us: u64, rate: Rate) -> Self {
+        let full_in = Duration::from_micros(full_at_us.saturating_sub(now_us));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "`as` saturates, and none is negative"
+        )]
+        let taken = full_in.as_secs_f64().mul_add(rate.per_second, -1e-6).ceil() as u32;
+        Self { rate, requests: rate.burst.saturating_sub(taken), full_in }
     }
 }
 
@@ -64,13 +87,17 @@ impl Buckets {
         Self { rate, full_at_us: full_at_us.build() }
     }
 
-    /// One request of `caller`.
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// One request of `caller`, and what is left to it; `None` without a limit.
     ///
     /// # Errors
     /// How long it has to wait.
-    pub fn take(&self, caller: Uuid, now: Boottime) -> Result<(), Duration> {
+    pub fn take(&self, caller: Uuid, now: Boottime) -> Result<Option<Left>, Duration> {
         if !self.rate.is_limited() {
-            return Ok(());
+            return Ok(None);
         }
         let bucket = self.full_at_us.get_with(caller, Arc::default);
         let taken = |full_at_us| take(full_at_us, now.as_us(), self.rate);
@@ -78,7 +105,7 @@ impl Buckets {
         loop {
             let next = taken(full_at_us)?;
             match bucket.compare_exchange_weak(full_at_us, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(Some(Left::of(next, now.as_us(), self.rate))),
                 Err(changed) => full_at_us = changed,
             }
         }
@@ -99,17 +126,17 @@ mod tests {
         let buckets = Buckets::new(Rate { per_second: 10.0, burst: 3 }, 100);
         let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         for _ in 0..3 {
-            assert_eq!(buckets.take(one, clock.boottime()), Ok(()));
+            assert_eq!(buckets.take(one, clock.boottime()).map(drop), Ok(()));
         }
         assert_eq!(buckets.take(one, clock.boottime()), Err(Duration::from_millis(100)));
-        assert_eq!(buckets.take(other, clock.boottime()), Ok(()), "each has a bucket of its own");
+        assert_eq!(buckets.take(other, clock.boottime()).map(drop), Ok(()), "each has a bucket of its own");
         clock.advance(Duration::from_millis(60));
         assert_eq!(buckets.take(one, clock.boottime()), Err(Duration::from_millis(40)), "a refusal costs nothing");
         clock.advance(Duration::from_millis(40));
-        assert_eq!(buckets.take(one, clock.boottime()), Ok(()));
+        assert_eq!(buckets.take(one, clock.boottime()).map(drop), Ok(()));
         clock.advance(Duration::from_secs(9));
         for _ in 0..3 {
-            assert_eq!(buckets.take(one, clock.boottime()), Ok(()), "no more than the burst is saved");
+            assert_eq!(buckets.take(one, clock.boottime()).map(drop), Ok(()), "no more than the burst is saved");
         }
         assert!(buckets.take(one, clock.boottime()).is_err());
         let free = Buckets::new(Rate { per_second: 0.0, burst: 1 }, 100);

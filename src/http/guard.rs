@@ -15,10 +15,10 @@ use super::accept;
 use super::authn::{Operator, WithCert, WithCertAndToken, WithOldCert, bearer};
 use super::body::{Bounds, check_declared};
 use super::error::ApiError;
-use super::form;
 use super::frame::Row;
 use super::route::Permission;
-use crate::admission::{Permit, Refused};
+use super::{form, quota};
+use crate::admission::{Permit, Refused, Spent};
 use crate::identity::{AuthError, DeviceCaller, Identity};
 use crate::net::{ConnInfo, Peer, Rejection};
 use crate::observe::net::Port;
@@ -47,11 +47,13 @@ async fn admit(row: &Row, request: Request, next: Next) -> Result<Response, ApiE
         parts.extensions.insert(patience);
     }
     let operator = authenticate(row, &mut parts).await?;
+    let spent = parts.extensions.remove::<Spent>().unwrap_or_default();
     known_query(row, &parts)?;
-    let response = next.run(Request::from_parts(parts, body)).await;
+    let mut response = next.run(Request::from_parts(parts, body)).await;
     if response.status().is_success() && operator.is_some_and(|operator| !operator.has_asked()) {
         return Err(ApiError::internal("a handler succeeded without asking whether its operator may"));
     }
+    response.headers_mut().extend(quota::left(&spent));
     Ok(response)
 }
 
@@ -158,7 +160,7 @@ fn connection(parts: &Parts) -> Result<Arc<ConnInfo>, ApiError> {
     connection.ok_or_else(|| ApiError::internal("a request without its connection"))
 }
 
-async fn device(row: &Row, parts: &Parts, with_token: bool) -> Result<Arc<DeviceCaller>, ApiError> {
+async fn device(row: &Row, parts: &mut Parts, with_token: bool) -> Result<Arc<DeviceCaller>, ApiError> {
     let (identity, connection) = (identity(row)?, connection(parts)?);
     let token = with_token.then(|| bearer(&parts.headers));
     let judged = judge(identity, &connection, token, row.info.may_be_blind).await;
@@ -173,7 +175,14 @@ async fn device(row: &Row, parts: &Parts, with_token: bool) -> Result<Arc<Device
     let caller = judged?;
     connection.pace.keep(caller.device.heartbeat_interval_ms);
     if let Some(admission) = row.shared.admission.as_ref() {
-        admission.spend(row.info.class, caller.device.id, caller.device.fleet).map_err(|refused| shed(row, refused))?;
+        let spent = admission.spend(row.info.class, caller.device.id, caller.device.fleet).map_err(|refused| {
+            let left = quota::refused(admission, refused);
+            left.into_iter().fold(shed(row, refused), |error, (name, value)| match name {
+                Some(name) => error.header(name, value),
+                None => error,
+            })
+        })?;
+        parts.extensions.insert(spent);
     }
     Ok(caller)
 }

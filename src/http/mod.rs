@@ -35,6 +35,7 @@ mod guard;
 pub mod openapi;
 pub mod page;
 pub mod precondition;
+mod quota;
 pub mod reference;
 pub mod route;
 mod routes;

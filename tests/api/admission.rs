@@ -31,14 +31,18 @@ async fn a_device_that_sends_too_often_waits_and_its_neighbours_do_not() {
     let answer = loop {
         let ask = beat(&mad);
         let answer = mad.call(&ask).await;
+        assert_eq!(answer.header("ratelimit-policy").map(|text| &text[..16]), Some("\"device\";q=6;w=3"));
         if answer.status != 200 {
             break answer;
         }
+        let left = answer.header("ratelimit").unwrap();
+        assert!(left.starts_with("\"device\";r=") && !left.starts_with("\"device\";r=6"), "{left}");
         served += 1;
         assert!(served < 60, "nothing ever refuses it");
     };
     assert!(served >= 4, "the burst is served, less the request for the token: {served}");
     let (limit, ms) = refused(&answer, 429);
+    assert!(answer.header("ratelimit").unwrap().starts_with("\"device\";r=0;t=1"), "{answer:?}");
     assert_eq!(
         (limit.as_str(), &answer.json()["type"]),
         ("device_requests_per_s", &json!("urn:everbeat:problem:rate-limited"))
