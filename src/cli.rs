@@ -9,7 +9,9 @@ use clap::{Parser, Subcommand};
 use crate::config;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
+use crate::http;
 use crate::observe::log::{self, Format};
+use crate::observe::net::Port;
 use crate::tools::{admin_cli, bench, dev, device, drill};
 
 mod operate;
@@ -74,11 +76,22 @@ enum Command {
     Device(device::DeviceArgs),
     /// Look at the fleet
     Admin(admin_cli::AdminArgs),
+    /// Print the description (OpenAPI 3.1) of what devices or operators call
+    Openapi {
+        #[arg(value_enum)]
+        listener: Listener,
+    },
     /// Ask a replica whether it is ready; for container engines
     Healthcheck {
         #[arg(long, default_value = "http://127.0.0.1:9100/readyz")]
         url: String,
     },
+}
+
+#[derive(clap::ValueEnum, Clone, Copy)]
+enum Listener {
+    Device,
+    Admin,
 }
 
 #[derive(Subcommand)]
@@ -111,7 +124,20 @@ pub fn run() -> ExitCode {
             tool("warn,everbeat=info", device::run(args, environment("EVERBEAT_ENROLLMENT_TOKEN"), clock, random))
         }
         Command::Admin(args) => tool("warn", admin_cli::run(args, environment("EVERBEAT_TOKEN"), clock, random)),
+        Command::Openapi { listener } => openapi(listener),
         Command::Healthcheck { url } => plain(operate::healthcheck(url)),
+    }
+}
+
+fn openapi(listener: Listener) -> ExitCode {
+    use std::io::Write;
+    let port = match listener {
+        Listener::Device => Port::Device,
+        Listener::Admin => Port::Admin,
+    };
+    match std::io::stdout().write_all(http::openapi::text(port).as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error.to_string()),
     }
 }
 

@@ -38,7 +38,7 @@ fn values(parameter: &str, fixture: &Fixture) -> Vec<String> {
             vec![fixture.device.to_string(), format!("name:{}:{}", fixture.fleet_name, fixture.device_name)]
         }
         "fingerprint" => vec![fixture.fingerprint.to_string()],
-        "token" => vec![fixture.enrollment_token.clone()],
+        "token_id" => vec![fixture.enrollment_token.clone()],
         unknown => panic!("this test does not know the parameter {unknown}"),
     }
 }

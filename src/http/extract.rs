@@ -2,6 +2,8 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::HeaderValue;
+use axum::http::header::ACCEPT;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -121,6 +123,13 @@ impl Check {
         self
     }
 
+    /// Of a parameter of the query, which may be absent.
+    #[must_use]
+    pub fn at_most(self, text: Option<&str>, chars_max: usize, pointer: &str) -> Self {
+        let fits = text.is_none_or(|text| text.chars().count() <= chars_max);
+        self.that(fits, pointer, &format!("at most {chars_max} characters"))
+    }
+
     /// # Errors
     /// `invalid`, if anything did not hold.
     pub fn done(self) -> Result<(), ApiError> {
@@ -134,6 +143,7 @@ fn is_json(request: &Request) -> bool {
 
 fn not_json() -> ApiError {
     ApiError::because(Slug::UnsupportedMediaType, "Send the body as application/json.")
+        .header(ACCEPT, HeaderValue::from_static("application/json"))
 }
 
 async fn json_body(request: Request) -> Result<Bytes, ApiError> {

@@ -1,87 +1,32 @@
 //! OpenAPI 3.1, made of the table of routes and of the wire shapes. Nothing is listed by hand: a route that is in the
 //! table is in its listener's document. Ops is not described: it is no API.
+//!
+//! What the types cannot say of themselves is in two files beside this one: `limits.json` (a merge patch, RFC 7396, over
+//! the schemas) and `examples.json`. `script/openapi` writes the documents to `docs/openapi`.
+
+mod answers;
+mod shape;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::LazyLock;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
 
-use super::dialect::{Dialect, PLAIN_TEXT};
-use super::error::PROBLEM_JSON;
-use super::page::LIMIT_MAX;
+pub use self::shape::Shape;
+use self::shape::{Schemas, component};
+use super::dialect::Dialect;
 use super::route::{JSON, Media, Permission, RouteInfo};
 use super::routes::table;
 use crate::observe::net::Port;
-use crate::wire::problem::{Problem, Slug};
+use crate::wire::problem::Problem;
 
 static DEVICE: LazyLock<Bytes> = LazyLock::new(|| bytes_of(Port::Device));
 static ADMIN: LazyLock<Bytes> = LazyLock::new(|| bytes_of(Port::Admin));
-
-type Schemas = Vec<(String, RefOr<Schema>)>;
-
-/// The schema of a body.
-#[derive(Clone, Copy)]
-pub enum Shape {
-    /// A wire type: a component.
-    Of(fn(&mut Schemas) -> String),
-    /// A page of a wire type.
-    PageOf(fn(&mut Schemas) -> String),
-    /// Any JSON.
-    Any,
-    /// Text of its own media type.
-    Text,
-    /// Bytes as text.
-    Base64,
-    /// A schema of its own, of a standard's format.
-    Own(fn() -> Value),
-}
-
-impl fmt::Debug for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Of(_) => "Of",
-            Self::PageOf(_) => "PageOf",
-            Self::Any => "Any",
-            Self::Text => "Text",
-            Self::Base64 => "Base64",
-            Self::Own(_) => "Own",
-        })
-    }
-}
-
-impl Shape {
-    pub fn of<T: ToSchema>() -> Self {
-        Self::Of(component::<T>)
-    }
-
-    pub fn page_of<T: ToSchema>() -> Self {
-        Self::PageOf(component::<T>)
-    }
-
-    fn schema(self, schemas: &mut Schemas) -> Value {
-        match self {
-            Self::Of(component) => reference(&component(schemas)),
-            Self::PageOf(component) => json!({
-                "type": "object",
-                "required": ["items", "next"],
-                "properties": {
-                    "items": {"type": "array", "items": reference(&component(schemas)), "maxItems": LIMIT_MAX},
-                    "next": {"type": ["string", "null"], "description": "The cursor of the next page."},
-                },
-            }),
-            Self::Any => json!({}),
-            Self::Text => json!({"type": "string"}),
-            Self::Base64 => json!({"type": "string", "contentEncoding": "base64"}),
-            Self::Own(schema) => schema(),
-        }
-    }
-}
+static LIMITS: LazyLock<Value> = LazyLock::new(|| written(include_str!("openapi/limits.json")));
+static EXAMPLES: LazyLock<Value> = LazyLock::new(|| written(include_str!("openapi/examples.json")));
 
 pub async fn device() -> impl IntoResponse {
     ([(CONTENT_TYPE, JSON)], DEVICE.clone())
@@ -100,74 +45,86 @@ pub fn document(port: Port) -> Value {
         let item = paths.entry(info.path).or_default();
         item.insert(info.method.as_str().to_ascii_lowercase(), operation(info, &mut schemas));
     }
-    let schemas: BTreeMap<_, _> = schemas.into_iter().collect();
+    let schemas: BTreeMap<String, Value> =
+        schemas.into_iter().map(|(name, schema)| (name.clone(), limited(&name, json!(schema)))).collect();
     json!({
         "openapi": "3.1.0",
         "info": {
             "title": format!("Everbeat, {} listener", port.as_str()),
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "description": "Every error is a problem (RFC 9457); clients ignore fields that they do not know.",
         },
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "responses": {"Problem": problem(), "PlainText": plain_text()},
-            "securitySchemes": {
-                "mutual_tls": {"type": "mutualTLS", "description": "The certificate that enrollment gave."},
-                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-                "enrollment": {
-                    "type": "http",
-                    "scheme": "basic",
-                    "description": "The device's name, and an enrollment token as the password.",
-                },
-            },
+            "responses": answers::shared(port),
+            "headers": answers::headers(),
+            "securitySchemes": security_schemes(port),
         },
     })
+}
+
+/// The document as it is checked in: for people and their programs, and for `git diff`.
+pub fn text(port: Port) -> String {
+    let mut text = serde_json::to_string_pretty(&document(port)).unwrap_or_default();
+    text.push('\n');
+    text
 }
 
 fn bytes_of(port: Port) -> Bytes {
     serde_json::to_vec(&document(port)).unwrap_or_default().into()
 }
 
-fn component<T: ToSchema>(schemas: &mut Schemas) -> String {
-    let name = T::name().into_owned();
-    if !schemas.iter().any(|(known, _)| *known == name) {
-        schemas.push((name.clone(), <T as PartialSchema>::schema()));
-        T::schemas(schemas);
+/// A file of this module; a test reads them.
+fn written(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+fn security_schemes(port: Port) -> Value {
+    let mut schemes = json!({"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}});
+    if port == Port::Device {
+        schemes["mutual_tls"] = json!({"type": "mutualTLS", "description": "The certificate that enrollment gave."});
+        schemes["client_credentials"] = json!({
+            "type": "oauth2",
+            "description": "How a device gets its bearer token: over mutual TLS, which is its only credential (RFC 8705).",
+            "flows": {"clientCredentials": {"tokenUrl": "/v1/token", "scopes": {}}},
+        });
+        schemes["enrollment"] = json!({
+            "type": "http",
+            "scheme": "basic",
+            "description": "The device's name, and an enrollment token as the password.",
+        });
     }
-    name
+    schemes
 }
 
-fn reference(name: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{name}")})
+/// With what the type cannot say of itself.
+fn limited(name: &str, mut schema: Value) -> Value {
+    if let Some(patch) = LIMITS["schemas"].get(name) {
+        merge(&mut schema, patch);
+    }
+    if let Some(example) = EXAMPLES["schemas"].get(name) {
+        schema["examples"] = json!([example]);
+    }
+    schema
 }
 
-/// The shared answer of operations: any error.
-fn problem() -> Value {
-    let slugs: Vec<String> = Slug::ALL.iter().map(|slug| format!("`{}` ({})", slug.as_str(), slug.status())).collect();
-    json!({
-        "description": format!("A problem (RFC 9457). `type` ends in one of: {}.", slugs.join(", ")),
-        "headers": error_headers("On 401 (RFC 6750)."),
-        "content": {PROBLEM_JSON: {"schema": reference("Problem")}},
-    })
-}
-
-/// The same where EST is spoken.
-fn plain_text() -> Value {
-    json!({
-        "description": "What is wrong and what to do, in words (RFC 7030).",
-        "headers": error_headers("On 401 (RFC 7617)."),
-        "content": {PLAIN_TEXT: {"schema": {"type": "string"}}},
-    })
-}
-
-fn error_headers(challenge: &str) -> Value {
-    let header = |text: &str| json!({"description": text, "schema": {"type": "string"}});
-    json!({
-        "X-Request-Id": header("The caller's, or made by us."),
-        "Retry-After": header("On 429 and 503, in seconds."),
-        "WWW-Authenticate": header(challenge),
-    })
+/// RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(members) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (name, value) in members {
+        match (target.as_object_mut(), value) {
+            (Some(target), Value::Null) => drop(target.remove(name)),
+            _ => merge(&mut target[name.as_str()], value),
+        }
+    }
 }
 
 fn operation(info: &RouteInfo, schemas: &mut Schemas) -> Value {
@@ -175,7 +132,7 @@ fn operation(info: &RouteInfo, schemas: &mut Schemas) -> Value {
         "operationId": operation_id(info),
         "summary": info.summary,
         "parameters": parameters(info),
-        "responses": responses(info, schemas),
+        "responses": answers::of(info, schemas),
         "security": security(info),
     });
     if !info.takes.is_empty() {
@@ -189,33 +146,19 @@ fn operation(info: &RouteInfo, schemas: &mut Schemas) -> Value {
 }
 
 fn content<'a>(media: impl Iterator<Item = &'a Media>, schemas: &mut Schemas) -> Value {
-    media.map(|media| (media.kind.to_owned(), json!({"schema": media.shape.schema(schemas)}))).collect()
-}
-
-fn responses(info: &RouteInfo, schemas: &mut Schemas) -> Value {
-    let mut responses = Map::new();
-    for answer in &info.answers {
-        let mut response = json!({"description": description(answer.status)});
-        if let Some(media) = &answer.media {
-            response["content"] = content(std::iter::once(media), schemas);
+    let described = media.map(|media| {
+        let mut content = json!({"schema": media.shape.schema(schemas)});
+        if let Some(example) = media.shape.example(&EXAMPLES["schemas"], schemas).or_else(|| of_kind(media.kind)) {
+            content["example"] = example;
         }
-        responses.insert(answer.status.to_string(), response);
-    }
-    let error = if info.dialect == Dialect::Est { "PlainText" } else { "Problem" };
-    for class in ["4XX", "5XX"] {
-        responses.insert(class.to_owned(), json!({"$ref": format!("#/components/responses/{error}")}));
-    }
-    responses.into()
+        (media.kind.to_owned(), content)
+    });
+    described.collect()
 }
 
-fn description(status: u16) -> &'static str {
-    match status {
-        201 => "Made.",
-        204 => "Done; no body.",
-        207 => "Some items were rejected.",
-        422 => "No item was acceptable.",
-        _ => "Done.",
-    }
+/// An example of a text of this media type.
+fn of_kind(kind: &str) -> Option<Value> {
+    EXAMPLES["media"].get(kind).cloned()
 }
 
 /// `get_v1_devices_d_presence`: stable as long as method and path are.
@@ -232,16 +175,44 @@ fn parameters(info: &RouteInfo) -> Value {
     let in_path = info.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let mut parameters: Vec<Value> = in_path
         .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .map(|parameter| known(parameter, "path"))
         .collect();
-    parameters.extend(info.query.iter().map(|parameter| json!(parameter)));
-    let header = |name: &str, schema: Value| json!({"name": name, "in": "header", "required": false, "schema": schema});
+    parameters.extend(info.query.iter().map(|parameter| known(never_null(json!(parameter)), "query")));
+    let header = |name: &str| json!({"name": name, "in": "header", "required": false, "schema": {"type": "string"}});
+    let mut headers = vec![header("X-Request-Id")];
     if info.has_versions && info.method.as_str() != "GET" {
-        parameters.push(header("If-Match", json!({"type": "string"})));
+        headers.push(header("If-Match"));
     }
     if info.is_idempotent_by_key {
-        parameters.push(header("Idempotency-Key", json!({"type": "string", "minLength": 1, "maxLength": 255})));
+        headers.push(header("Idempotency-Key"));
     }
+    if info.takes_readings {
+        headers.push(header("X-Request-Deadline-Ms"));
+    }
+    parameters.extend(headers.into_iter().map(|parameter| known(parameter, "headers")));
     parameters.into()
+}
+
+/// With its limits and its example. What is called the same in one place is the same everywhere.
+fn known(mut parameter: Value, place: &str) -> Value {
+    let name = parameter["name"].as_str().unwrap_or_default().to_owned();
+    if let Some(patch) = LIMITS[place].get(&name) {
+        merge(&mut parameter, patch);
+    }
+    if let Some(example) = EXAMPLES[place].get(&name) {
+        parameter["example"] = example.clone();
+    }
+    parameter
+}
+
+/// A parameter may be absent; there is no way to write null.
+fn never_null(mut parameter: Value) -> Value {
+    let kind =
+        parameter["schema"]["type"].as_array().and_then(|kinds| kinds.iter().find(|kind| *kind != "null")).cloned();
+    if let Some(kind) = kind {
+        parameter["schema"]["type"] = kind;
+    }
+    parameter
 }
 
 fn security(info: &RouteInfo) -> Value {
@@ -251,5 +222,66 @@ fn security(info: &RouteInfo) -> Value {
         Permission::Cert | Permission::CertMaybeExpired => json!([{"mutual_tls": []}]),
         Permission::CertAndToken => json!([{"mutual_tls": [], "bearer": []}]),
         Permission::Operator(_) => json!([{"bearer": []}]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every name in the two files is that of something.
+    #[test]
+    fn the_files_beside_it_say_nothing_of_what_is_not_there() {
+        let documents = [document(Port::Device), document(Port::Admin)];
+        let in_use = |place: &str| {
+            let parameters = documents.iter().flat_map(|document| {
+                let operations =
+                    document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+                operations.flat_map(|operation| operation["parameters"].as_array().unwrap().clone())
+            });
+            let place = if place == "headers" { "header" } else { place }.to_owned();
+            let here = parameters.filter(move |parameter| parameter["in"] == *place);
+            here.map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let schemas: Vec<String> =
+            documents.iter().flat_map(|it| it["components"]["schemas"].as_object().unwrap().keys().cloned()).collect();
+        for file in [&*LIMITS, &*EXAMPLES] {
+            for (place, known) in [
+                ("schemas", schemas.clone()),
+                ("path", in_use("path")),
+                ("query", in_use("query")),
+                ("headers", in_use("headers")),
+            ] {
+                let names = file[place].as_object().unwrap_or_else(|| panic!("{place} is no object"));
+                for name in names.keys() {
+                    assert!(known.contains(name), "{place}: there is no {name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_body_and_every_parameter_has_its_example() {
+        for document in [document(Port::Device), document(Port::Admin)] {
+            for (path, item) in document["paths"].as_object().unwrap() {
+                for operation in item.as_object().unwrap().values() {
+                    for parameter in operation["parameters"].as_array().unwrap() {
+                        assert!(parameter.get("example").is_some(), "{path}: {}", parameter["name"]);
+                    }
+                    let bodies =
+                        operation["responses"].as_object().unwrap().values().chain(operation.get("requestBody"));
+                    for (kind, media) in bodies.filter_map(|body| body["content"].as_object()).flatten() {
+                        assert!(media.get("example").is_some(), "{path}: {kind}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_merge_patch() {
+        let mut target = json!({"a": {"b": 1, "c": 2}, "d": [1]});
+        merge(&mut target, &json!({"a": {"b": null, "e": {"f": 3}}, "d": 4}));
+        assert_eq!(target, json!({"a": {"c": 2, "e": {"f": 3}}, "d": 4}));
     }
 }

@@ -102,6 +102,8 @@ pub struct RouteInfo {
     pub takes_nothing_too: bool,
     pub query: Vec<Parameter>,
     pub answers: Vec<Answer>,
+    /// Statuses of errors that the rest of the row does not imply, for its description.
+    pub also: &'static [u16],
     /// `Cache-Control: no-store` on every answer.
     pub has_secrets: bool,
     /// How its errors are told.
@@ -151,6 +153,7 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
             takes_nothing_too: false,
             query: Vec::new(),
             answers: Vec::new(),
+            also: &[],
             has_secrets: false,
             dialect: Dialect::Problems,
             takes_readings: false,
@@ -208,6 +211,11 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
     /// An answer without a body, 204.
     pub fn answers_nothing(self) -> Self {
         self.with(|info| info.answers.push(Answer { status: 204, media: None }))
+    }
+
+    /// May be refused with these, too.
+    pub fn also(self, statuses: &'static [u16]) -> Self {
+        self.with(|info| info.also = statuses)
     }
 
     pub fn query<Q: IntoParams>(self) -> Self {

@@ -42,10 +42,10 @@ fn device_routes() -> Vec<Route<Arc<DeviceApi>>> {
             .summary("The CA bundle to trust.").answers_as(200, PEM_CHAIN, Shape::Text).class(Class::Health),
         Route::new(d, Post, "/v1/enroll", EnrollmentToken, device::enroll::enroll)
             .summary("Makes a device and its first certificate.")
-            .takes::<dev::EnrollRequest>().answers::<dev::EnrollAnswer>(201).secret(),
+            .takes::<dev::EnrollRequest>().answers::<dev::EnrollAnswer>(201).secret().also(&[409]),
         Route::new(d, Post, "/v1/renew", CertMaybeExpired, device::enroll::renew)
             .summary("Gives the device its next certificate.")
-            .takes::<dev::RenewRequest>().answers::<dev::EnrollAnswer>(200).secret(),
+            .takes::<dev::RenewRequest>().answers::<dev::EnrollAnswer>(200).secret().also(&[409]),
         Route::new(d, Post, "/v1/token", Cert, device::token::create)
             .summary("Gives an access token bound to the certificate (RFC 6749 4.4, RFC 8705).")
             .takes_as(FORM, Shape::of::<device::token::TokenRequest>()).takes_nothing()
@@ -128,7 +128,7 @@ fn fleet_routes() -> Vec<Route<Arc<AdminApi>>> {
             .query::<PageQuery>().lists::<adm::Fleet>(),
         Route::new(a, Post, "/v1/fleets", Operator(FleetAdmin), fleets::create)
             .summary("Makes a fleet. Takes an admin of every fleet.")
-            .takes::<adm::NewFleet>().answers::<adm::Fleet>(201).idempotent_by_key(),
+            .takes::<adm::NewFleet>().answers::<adm::Fleet>(201).idempotent_by_key().also(&[409]),
         Route::new(a, Get, "/v1/fleets/{fleet}", Operator(FleetRead), fleets::get)
             .summary("One fleet.").answers::<adm::Fleet>(200).versioned(),
     ]
@@ -149,10 +149,10 @@ fn device_view_routes() -> Vec<Route<Arc<AdminApi>>> {
             .summary("One device.").answers::<adm::Device>(200).versioned(),
         Route::new(a, Post, "/v1/devices/{device}/suspend", Operator(FleetSteer), devices::suspend)
             .summary("The device may not call until it is resumed. A repetition succeeds.")
-            .takes_maybe::<adm::Reason>().answers::<adm::Device>(200).versioned(),
+            .takes_maybe::<adm::Reason>().answers::<adm::Device>(200).versioned().also(&[409]),
         Route::new(a, Post, "/v1/devices/{device}/resume", Operator(FleetSteer), devices::resume)
             .summary("The device may call again. A repetition succeeds.")
-            .takes_maybe::<adm::Reason>().answers::<adm::Device>(200).versioned(),
+            .takes_maybe::<adm::Reason>().answers::<adm::Device>(200).versioned().also(&[409]),
         Route::new(a, Get, "/v1/devices/{device}/presence", Operator(FleetRead), presence::get)
             .summary("What is believed of the device, and why.").answers::<adm::Presence>(200),
         Route::new(a, Get, "/v1/devices/{device}/readings", Operator(FleetRead), readings::list)
@@ -184,8 +184,9 @@ fn credential_routes() -> Vec<Route<Arc<AdminApi>>> {
             .query::<enrollment_tokens::TokensQuery>().lists::<adm::EnrollmentToken>(),
         Route::new(a, Post, "/v1/enrollment-tokens", Operator(FleetSteer), enrollment_tokens::create)
             .summary("Makes an enrollment token, and shows it once.")
-            .takes::<adm::NewEnrollmentToken>().answers::<adm::EnrollmentToken>(201).idempotent_by_key().secret(),
-        Route::new(a, Post, "/v1/enrollment-tokens/{token}/revoke", Operator(FleetSteer), enrollment_tokens::revoke)
+            .takes::<adm::NewEnrollmentToken>().answers::<adm::EnrollmentToken>(201).idempotent_by_key().secret()
+            .also(&[404, 409]),
+        Route::new(a, Post, "/v1/enrollment-tokens/{token_id}/revoke", Operator(FleetSteer), enrollment_tokens::revoke)
             .summary("Revokes an enrollment token; the devices it enrolled stay. A repetition succeeds.")
             .answers::<adm::EnrollmentToken>(200),
     ]

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::openapi::document;
+use super::openapi::{document, text};
 use super::route::{Permission, RouteInfo};
 use super::routes::table;
 use crate::observe::net::Port;
@@ -96,8 +96,11 @@ fn every_reference_of_a_description_leads_somewhere() {
             if let Some(id) = value.get("operationId").and_then(Value::as_str) {
                 assert!(ids.insert(id.to_owned()), "{id} occurs twice");
                 // RFC 7030 has errors in plain text.
-                let error = if id.contains("_well_known_est_") { "PlainText" } else { "Problem" };
-                assert_eq!(value["responses"]["4XX"], json!({"$ref": format!("#/components/responses/{error}")}));
+                let words = if id.contains("_well_known_est_") { "InWords" } else { "" };
+                for (status, name) in [("400", "BadRequest"), ("500", "Internal"), ("503", "Unavailable")] {
+                    let shared = json!({"$ref": format!("#/components/responses/{name}{words}")});
+                    assert_eq!(value["responses"][status], shared, "{id}");
+                }
             }
         });
     }
@@ -109,6 +112,17 @@ fn walk(value: &Value, visit: &mut impl FnMut(&Value)) {
         Value::Array(items) => items.iter().for_each(|item| walk(item, visit)),
         Value::Object(members) => members.values().for_each(|member| walk(member, visit)),
         _ => {}
+    }
+}
+
+#[test]
+fn the_documents_that_are_checked_in_are_of_this_code() {
+    let documents = [
+        (Port::Device, include_str!("../../docs/openapi/device.json")),
+        (Port::Admin, include_str!("../../docs/openapi/admin.json")),
+    ];
+    for (port, checked_in) in documents {
+        assert!(text(port) == checked_in, "docs/openapi/{}.json is stale: run ./script/openapi", port.as_str());
     }
 }
 

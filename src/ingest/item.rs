@@ -7,11 +7,12 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 
 use crate::domain::reading::{Value, Values};
 use crate::domain::time::{parse_rfc3339, unix_us};
+use crate::wire::whole;
 
 pub(super) const METRICS_MAX: usize = 64;
 pub(super) const METRIC_NAME_MAX_CHARS: usize = 64;
 const ID_MAX_CHARS: usize = 128;
-pub(super) const TEXT_MAX_BYTES: usize = 1024;
+pub(super) const TEXT_MAX_CHARS: usize = 1024;
 
 /// What an item says.
 #[derive(Debug, PartialEq)]
@@ -108,6 +109,11 @@ impl Visitor<'_> for TsSeed {
         i64::try_from(ms).map_err(|_| E::custom("no such time")).and_then(|ms| self.visit_i64(ms))
     }
 
+    fn visit_f64<E: Error>(self, ms: f64) -> Result<i64, E> {
+        let whole = whole::of(ms).ok_or_else(|| E::custom("not a whole number of milliseconds"))?;
+        self.visit_i64(whole)
+    }
+
     fn visit_str<E: Error>(self, text: &str) -> Result<i64, E> {
         parse_rfc3339(text).map(unix_us).ok_or_else(|| E::custom("not an RFC 3339 time"))
     }
@@ -154,8 +160,9 @@ pub(super) fn name(text: &str, max: usize) -> Result<(), String> {
 
 /// A text as a metric's value.
 pub(super) fn text(text: &str) -> Result<Value, String> {
-    if text.len() > TEXT_MAX_BYTES {
-        return Err(format!("more than {TEXT_MAX_BYTES} bytes of text"));
+    // A character has at most four bytes: long texts need not be counted.
+    if text.len() > TEXT_MAX_CHARS && (text.len() > 4 * TEXT_MAX_CHARS || text.chars().count() > TEXT_MAX_CHARS) {
+        return Err(format!("more than {TEXT_MAX_CHARS} characters of text"));
     }
     if text.contains('\0') {
         return Err("must not hold NUL".to_owned());

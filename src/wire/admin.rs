@@ -27,10 +27,10 @@ pub struct Fleet {
 pub struct NewFleet {
     #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$")]
     pub name: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::whole::option::deserialize")]
     #[schema(minimum = 1, maximum = 86_400)]
     pub heartbeat_interval_s: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::whole::option::deserialize")]
     #[schema(minimum = 60, maximum = 315_360_000)]
     pub certificate_ttl_s: Option<i64>,
 }
@@ -195,11 +195,11 @@ pub struct NewEnrollmentToken {
     #[schema(min_length = 1, max_length = 256)]
     pub name_pattern: Option<String>,
     /// How many devices it enrolls.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::whole::option::deserialize")]
     #[schema(minimum = 1, maximum = 1_000_000)]
     pub uses_max: Option<i32>,
     /// Seconds from now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::whole::option::deserialize")]
     #[schema(minimum = 60, maximum = 31_536_000)]
     pub expires_in_s: Option<i64>,
 }

@@ -77,11 +77,11 @@ pub struct TokenAnswer {
 #[serde(deny_unknown_fields)]
 pub struct HeartbeatRequest {
     /// The device's own counter: shown to operators as evidence, and judged by nobody. It may reset at reboot.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::whole::option::deserialize")]
     #[schema(minimum = 0, maximum = 9_223_372_036_854_775_807_i64)]
     pub seq: Option<u64>,
     /// The interval that the device wishes for, in seconds; within the fleet's limits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::whole::option::deserialize")]
     #[schema(minimum = 1, maximum = 2_592_000)]
     pub interval_s: Option<u64>,
     /// A short text for operators, who see the last one; an empty one takes it back.
@@ -118,7 +118,7 @@ pub struct GoodbyeRequest {
 #[serde(untagged)]
 pub enum Timestamp {
     Text(String),
-    UnixMs(i64),
+    UnixMs(#[serde(deserialize_with = "super::whole::deserialize")] i64),
 }
 
 impl Timestamp {

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod device;
 pub mod problem;
+pub mod whole;
 
 /// A page of a list.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]

@@ -75,8 +75,10 @@ async fn no_route_takes_a_parameter_that_it_does_not_have() {
     let mut asked = 0;
     for info in table().into_iter().filter(|info| info.port != Port::Ops) {
         let path = info.path.replace("{device}", &device.identity.device.to_string());
-        let path =
-            path.replace("{fleet}", "pumps").replace("{token}", "aaaaaaaa").replace("{fingerprint}", &"0".repeat(64));
+        let path = path
+            .replace("{fleet}", "pumps")
+            .replace("{token_id}", "aaaaaaaa")
+            .replace("{fingerprint}", &"0".repeat(64));
         assert!(!path.contains('{'), "{path}");
         for (query, named) in [("limit=5&nonsense=1", "?nonsense"), ("nonsense=1&nonsense=2", "?nonsense")] {
             let ask = Ask::of(info.method.as_str(), &format!("{path}?{query}"));

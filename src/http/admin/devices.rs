@@ -29,6 +29,8 @@ use crate::wire::Page;
 use crate::wire::admin::{Device, Reading, Reason};
 
 const REASON_CHARS_MAX: usize = 256;
+const NAME_CHARS_MAX: usize = 63;
+const TAG_CHARS_MAX: usize = 64;
 
 /// A resource with its `ETag`.
 type Versioned<T> = ([(HeaderName, HeaderValue); 1], Json<T>);
@@ -56,6 +58,10 @@ pub async fn list(
     operator: Operator,
     Query(asked): Query<DevicesQuery>,
 ) -> Result<Json<Page<Device>>, ApiError> {
+    Check::new()
+        .at_most(asked.name_prefix.as_deref(), NAME_CHARS_MAX, "?name_prefix")
+        .at_most(asked.tag.as_deref(), TAG_CHARS_MAX, "?tag")
+        .done()?;
     let filters = (&asked.fleet, asked.presence, &asked.name_prefix, &asked.tag);
     let paging = Paging::<Uuid>::new("/v1/devices", &filters, asked.limit, asked.cursor.as_deref())?;
     let fleet = match &asked.fleet {

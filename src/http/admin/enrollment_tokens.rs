@@ -1,4 +1,4 @@
-//! `/v1/enrollment-tokens`, `/v1/enrollment-tokens/{token}/revoke`
+//! `/v1/enrollment-tokens`, `/v1/enrollment-tokens/{token_id}/revoke`
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,13 +12,15 @@ use super::resolve;
 use crate::http::api::AdminApi;
 use crate::http::authn::Operator;
 use crate::http::error::ApiError;
-use crate::http::extract::Query;
+use crate::http::extract::{Check, Query};
 use crate::http::page::Paging;
 use crate::http::reference::DeviceRef;
 use crate::store::event_views::{self, EventFilter, EventView, EventsRefusal, Position};
 use crate::wire::Page;
 use crate::wire::admin::{Event, EventPage};
 use crate::wire::problem::Slug;
+
+const KIND_CHARS_MAX: usize = 64;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +45,7 @@ pub async fn list(
     operator: Operator,
     Query(asked): Query<EventsQuery>,
 ) -> Result<Json<EventPage>, ApiError> {
+    Check::new().at_most(asked.kind.as_deref(), KIND_CHARS_MAX, "?kind").done()?;
     let order = asked.order.unwrap_or(Order::Asc);
     // The scope is not sealed: a change of roles changes what is seen from then on, as everywhere.
     let paging = |order, limit, cursor| {

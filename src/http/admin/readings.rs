@@ -13,7 +13,7 @@ use crate::domain::time::{from_unix_us, parse_rfc3339, unix_us};
 use crate::http::api::AdminApi;
 use crate::http::authn::Operator;
 use crate::http::error::ApiError;
-use crate::http::extract::{PathOf, Query};
+use crate::http::extract::{Check, PathOf, Query};
 use crate::http::page::Paging;
 use crate::http::reference::DeviceRef;
 use crate::store::readings::{self, Cursor, PageQuery, StoredReading};
@@ -23,6 +23,7 @@ use crate::wire::problem::Slug;
 
 /// The last moment that RFC 3339 can write: 9999-12-31T23:59:59.999999Z.
 const END_OF_TIME_US: i64 = 253_402_300_799_999_999;
+const METRIC_CHARS_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -55,6 +56,7 @@ pub async fn list(
     PathOf(device): PathOf<DeviceRef>,
     Query(asked): Query<ReadingsQuery>,
 ) -> Result<Json<Page<Reading>>, ApiError> {
+    Check::new().at_most(asked.metric.as_deref(), METRIC_CHARS_MAX, "?metric").done()?;
     let device = resolve::device(&api, &operator, device).await?.id;
     let (from, to) = (moment("?from", asked.from.as_deref(), 0)?, moment("?to", asked.to.as_deref(), END_OF_TIME_US)?);
     let order = asked.order.unwrap_or_default();

@@ -22,8 +22,8 @@ pub async fn enroll(
     SecretJson(asked): SecretJson<EnrollRequest>,
 ) -> Result<(StatusCode, Json<EnrollAnswer>), ApiError> {
     Check::new()
-        .that(asked.token.len() <= TOKEN_MAX, "/token", "too long")
-        .that(asked.csr.len() <= CSR_MAX, "/csr", "too long")
+        .that(fits(&asked.token, TOKEN_MAX), "/token", "too long")
+        .that(fits(&asked.csr, CSR_MAX), "/csr", "too long")
         .that(asked.tags.len() <= TAGS_MAX, "/tags", "too many")
         .done()?;
     Ok((StatusCode::CREATED, Json(api.identity.enroll(&asked).await?)))
@@ -34,6 +34,11 @@ pub async fn renew(
     proof: WithOldCert,
     SecretJson(asked): SecretJson<RenewRequest>,
 ) -> Result<Json<EnrollAnswer>, ApiError> {
-    Check::new().that(asked.csr.len() <= CSR_MAX, "/csr", "too long").done()?;
+    Check::new().that(fits(&asked.csr, CSR_MAX), "/csr", "too long").done()?;
     Ok(Json(api.identity.renew(proof.connection(), &asked.csr).await?))
+}
+
+/// Schemas count characters.
+fn fits(text: &str, chars_max: usize) -> bool {
+    text.chars().count() <= chars_max
 }

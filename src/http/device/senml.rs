@@ -27,7 +27,7 @@ pub fn json() -> Value {
                 "n": text("With bn: letters, digits and -:./_, beginning with a letter or digit."),
                 "u": text("The unit. Empty: none."),
                 "v": number("The value."),
-                "vs": {"type": "string", "maxLength": 1024, "description": "Or a text, of 1024 bytes at most."},
+                "vs": {"type": "string", "maxLength": 1024, "description": "Or a text."},
                 "vb": {"type": "boolean", "description": "Or a boolean."},
                 "vd": {
                     "type": "string",

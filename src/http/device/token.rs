@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::ACCEPT;
 use utoipa::ToSchema;
 
 use crate::domain::ids::DeviceId;
@@ -37,7 +39,8 @@ pub async fn create(
     if !body.is_empty() {
         if !is_form {
             let detail = "Send grant_type=client_credentials as application/x-www-form-urlencoded, or nothing.";
-            return Err(ApiError::because(Slug::UnsupportedMediaType, detail));
+            return Err(ApiError::because(Slug::UnsupportedMediaType, detail)
+                .header(ACCEPT, HeaderValue::from_static("application/x-www-form-urlencoded")));
         }
         check(&body, proof.caller().device.id)?;
     }

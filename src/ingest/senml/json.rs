@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::number::Number;
 use super::record::{Label, Record, Scalar};
 use crate::ingest::decode::DecodeError;
-use crate::ingest::item::TEXT_MAX_BYTES;
+use crate::ingest::item::TEXT_MAX_CHARS;
 use crate::ingest::scan;
 
 pub(super) fn record(text: &str) -> Result<Record<'_>, DecodeError> {
@@ -49,7 +49,7 @@ fn scalar(label: Label, text: &str) -> Scalar<'_> {
 
 /// RFC 8428, 4.3: base64url without padding.
 fn data(text: &str) -> Scalar<'static> {
-    if text.len() > 2 * TEXT_MAX_BYTES {
+    if text.len() > 4 * TEXT_MAX_CHARS {
         return Scalar::Unfit("is too long to be stored");
     }
     match URL_SAFE_NO_PAD.decode(text) {

@@ -16,7 +16,7 @@ use super::record::{Measured, Record};
 use super::resolve::{Resolved, Resolver};
 use crate::domain::reading::{Reading, Value, Values};
 use crate::ingest::decode::{BatchItem, CONFLICT, DecodeError, INVALID, ReadingBatch, Sender, Window, rejection};
-use crate::ingest::item::{self, METRIC_NAME_MAX_CHARS, METRICS_MAX, TEXT_MAX_BYTES};
+use crate::ingest::item::{self, METRIC_NAME_MAX_CHARS, METRICS_MAX, TEXT_MAX_CHARS};
 
 type Metric = (Box<str>, Value);
 
@@ -152,7 +152,7 @@ fn finite(number: Number) -> Option<Value> {
 /// RFC 2397: a text that says by itself that it stands for bytes.
 fn data_url(bytes: &[u8]) -> Result<Value, String> {
     const HEAD: &str = "data:application/octet-stream;base64,";
-    const BYTES_MAX: usize = (TEXT_MAX_BYTES - HEAD.len()) / 4 * 3;
+    const BYTES_MAX: usize = (TEXT_MAX_CHARS - HEAD.len()) / 4 * 3;
     if bytes.len() > BYTES_MAX {
         return Err(format!("more than {BYTES_MAX} bytes of data"));
     }
