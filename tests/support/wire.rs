@@ -196,7 +196,15 @@ impl Wire {
         tokio::time::timeout(Duration::from_millis(20), self.more()).await.is_ok_and(|more| more.is_none())
     }
 
-    async fn read_answer(&mut self) -> Option<Answer> {
+    /// The answer to a HEAD, which has no body whatever its headers say.
+    pub async fn head(&mut self, ask: &Ask) -> Answer {
+        self.send(&ask.encode()).await;
+        let answer = tokio::time::timeout(LIMIT, self.read_head()).await.unwrap().unwrap();
+        assert!(!self.answers_within(Duration::from_millis(20)).await, "a HEAD was answered with a body");
+        answer
+    }
+
+    async fn read_head(&mut self) -> Option<Answer> {
         let end = loop {
             if let Some(end) = find(&self.came, b"\r\n\r\n") {
                 break end;
@@ -208,7 +216,12 @@ impl Wire {
         let status: u16 = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers = lines.map(|line| line.split_once(": ").unwrap_or((line.trim_end_matches(':'), "")));
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let mut answer = Answer { status, headers, body: Vec::new() };
+        Some(Answer { status, headers, body: Vec::new() })
+    }
+
+    async fn read_answer(&mut self) -> Option<Answer> {
+        let mut answer = self.read_head().await?;
+        let status = answer.status;
         let length = answer.header("content-length").map(|length| length.parse::<usize>().unwrap());
         match (length, answer.header("transfer-encoding")) {
             (Some(length), None) => {
@@ -218,8 +231,10 @@ impl Wire {
                 answer.body = self.came.drain(..length).collect();
             }
             (None, Some(_)) => answer.body = self.chunks().await?,
-            (None, None) => assert!(matches!(status, 204 | 304) || status < 200, "an answer without an end: {head}"),
-            (Some(_), Some(_)) => panic!("two lengths: {head}"),
+            (None, None) => {
+                assert!(matches!(status, 204 | 304) || status < 200, "an answer without an end: {answer:?}")
+            }
+            (Some(_), Some(_)) => panic!("two lengths: {answer:?}"),
         }
         Some(answer)
     }
