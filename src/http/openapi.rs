@@ -59,7 +59,7 @@ pub fn document(port: Port) -> Value {
         "components": {
             "schemas": schemas,
             "responses": answers::shared(port),
-            "headers": answers::headers(),
+            "headers": answers::headers(port),
             "securitySchemes": security_schemes(port),
         },
     })

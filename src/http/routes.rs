@@ -86,10 +86,12 @@ fn est_routes() -> Vec<Route<Arc<DeviceApi>>> {
             .answers_nothing().est().class(Class::Health),
         Route::new(d, Post, "/.well-known/est/simpleenroll", EnrollmentToken, est::simpleenroll)
             .summary("EST: makes a device and its first certificate.")
-            .takes_as(PKCS10, Shape::Base64).answers_as(200, CERTS_ONLY, Shape::Base64).est().secret(),
+            .takes_as(PKCS10, Shape::Base64).answers_as(200, CERTS_ONLY, Shape::Base64).est().secret()
+            .also(&[409]),
         Route::new(d, Post, "/.well-known/est/simplereenroll", CertMaybeExpired, est::simplereenroll)
             .summary("EST: gives the device its next certificate.")
-            .takes_as(PKCS10, Shape::Base64).answers_as(200, CERTS_ONLY, Shape::Base64).est().secret(),
+            .takes_as(PKCS10, Shape::Base64).answers_as(200, CERTS_ONLY, Shape::Base64).est().secret()
+            .also(&[409]),
     ]
 }
 

@@ -12,6 +12,7 @@ mod proxy;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/wire.rs"]
+#[expect(dead_code, reason = "tests/failover and tests/contract use the rest")]
 mod wire;
 
 mod admission;

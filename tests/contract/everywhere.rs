@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use everbeat::http::openapi::document;
-use everbeat::http::{Method, Permission, RouteInfo, table};
+use everbeat::http::{Dialect, Method, Permission, RouteInfo, table};
 use everbeat::observe::net::Port;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -93,9 +93,9 @@ impl Ground {
     }
 }
 
-/// The rows of the listeners that are an API.
+/// The rows of the listeners that are an API whose errors are problems.
 fn rows() -> Vec<RouteInfo> {
-    table().into_iter().filter(|info| info.port != Port::Ops).collect()
+    table().into_iter().filter(|info| info.port != Port::Ops && info.dialect != Dialect::Est).collect()
 }
 
 fn takes_json(info: &RouteInfo) -> bool {
@@ -345,4 +345,39 @@ async fn idempotency_keys() {
         ground.call(&info, &twice).await.refused(400, "malformed");
     }
     assert!(seen >= 2, "{seen}");
+}
+
+/// Where errors are plain text. tests/api/est.rs says when which comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_est_is_spoken() {
+    let ground = Ground::with("[http]\nbody_deadline_ms = 300\n").await;
+    let in_words = |answer: &Answer, status: u16| {
+        assert_eq!(answer.status, status, "{}", answer.text());
+        assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+        assert!(answer.text().lines().count() > 1, "what is wrong, and what to do: {}", answer.text());
+    };
+    let mut seen = 0;
+    for info in table().into_iter().filter(|info| info.dialect == Dialect::Est) {
+        seen += 1;
+        let path = ground.path(&info);
+        let other = ground.call(&info, &ground.ask_of(&info, "DELETE", &path)).await;
+        in_words(&other, 405);
+        assert!(other.header("allow").unwrap().contains(info.method.as_str()), "{path}");
+        let queried = ground.ask_of(&info, info.method.as_str(), &format!("{path}?surprise=1"));
+        in_words(&ground.call(&info, &queried).await, 400);
+        if info.produces().is_some() {
+            in_words(&ground.call(&info, &ground.ask(&info).header("Accept", "image/png")).await, 406);
+        }
+        let long = ground.ask(&info).header("Content-Length", "100000000").head_only();
+        let mut wire = ground.connect(&info).await;
+        wire.send(&long).await;
+        let answer = wire.answer().await;
+        ground.is_described(&info, &answer);
+        in_words(&answer, 413);
+        if info.permission == Permission::CertMaybeExpired {
+            in_words(&ground.call(&info, &ground.ask(&info).bytes("image/png", "x")).await, 415);
+            in_words(&ground.app.connect(None).await.call(&ground.ask(&info)).await, 401);
+        }
+    }
+    assert_eq!(seen, 4);
 }

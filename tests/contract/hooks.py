@@ -15,9 +15,13 @@ PROBLEM = "urn:everbeat:problem:"
 OF_ITS_TIME = re.compile(r"/(ts|id): the time must lie between")
 
 
-@schemathesis.serializer("application/x-ndjson")
-def lines(ctx, value):
-    """Text of its own: what is in it, `application/json` says."""
+# What is in them, no schema of theirs says: of NDJSON and CBOR, that of JSON does; a SenML pack is judged once it is
+# resolved (RFC 8428, 4.6).
+OF_ITS_OWN = ("application/x-ndjson", "application/senml+json", "application/senml+cbor")
+
+
+@schemathesis.serializer("application/x-ndjson", "application/senml+cbor", "application/pkcs10")
+def text(ctx, value):
     return value.encode() if isinstance(value, str) else str(value).encode()
 
 
@@ -50,8 +54,10 @@ def is_beyond_schemas(case, response):
     slug = said.get("type", "").removeprefix(PROBLEM)
     pointers = [error["pointer"] for error in said.get("errors", [])]
     return (
+        # Whether base64 is a signed request for a certificate; RFC 7030 has its errors in words.
+        (case.operation.path.startswith("/.well-known/est/") and response.status_code == 400)
         # A cursor of another list, an edited one.
-        slug == "bad-cursor"
+        or slug == "bad-cursor"
         # Whether text is a signed request for a certificate.
         or slug == "bad-csr"
         # Which version the resource has.
@@ -67,8 +73,7 @@ def is_beyond_schemas(case, response):
 def schema_valid_is_accepted(ctx, response, case):
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return None
-    if case.media_type == "application/x-ndjson":
-        # The schema of a text says nothing of its lines.
+    if case.media_type in OF_ITS_OWN:
         assert response.status_code < 500
         return None
     if case.operation.path == "/v1/readings" and response.status_code in (207, 422):

@@ -33,6 +33,8 @@ const ERRORS: &[(u16, &str, &str)] = &[
     ),
 ];
 
+/// The challenge where EST is spoken.
+const BASIC: &str = "Basic-Challenge";
 /// Ends the names of the same answers where EST is spoken.
 const IN_WORDS: &str = "InWords";
 
@@ -113,7 +115,7 @@ fn in_words(status: u16, text: &str) -> Value {
     }
     answer["description"] = json!(text);
     if status == 401 {
-        answer["headers"]["WWW-Authenticate"] = header("Basic-Challenge");
+        answer["headers"]["WWW-Authenticate"] = header(BASIC);
     }
     answer["content"] = json!({PLAIN_TEXT: {
         "schema": {"type": "string"},
@@ -184,13 +186,13 @@ fn header(name: &str) -> Value {
 }
 
 /// All headers that answers have, by name.
-pub fn headers() -> Value {
+pub fn headers(port: Port) -> Value {
     let text = |text: &str, required: bool, schema: Value| json!({"description": text, "required": required, "schema": schema});
     let string = || json!({"type": "string"});
-    json!({
+    let mut all = json!({
         "X-Request-Id": text("The caller's, or made by us.", true, json!({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"})),
         "WWW-Authenticate": text("RFC 6750, 3.", true, json!({"type": "string", "pattern": "^Bearer "})),
-        "Basic-Challenge": text("RFC 7617, 2.", true, json!({"type": "string", "pattern": "^Basic "})),
+        BASIC: text("RFC 7617, 2.", true, json!({"type": "string", "pattern": "^Basic "})),
         "Allow": text("The methods that the path has.", true, string()),
         "Accept": text("The media types that are taken, where that was at fault.", false, string()),
         "Accept-Encoding": text("The content codings that are taken, where that was at fault.", false, string()),
@@ -209,7 +211,11 @@ pub fn headers() -> Value {
         "Cache-Control": text("Secrets are not to be stored.", true, json!({"type": "string", "const": "no-store"})),
         "Location": text("Where the new resource is.", false, string()),
         "Idempotency-Replayed": text("`true`: the answer to a repetition.", false, json!({"type": "string", "const": "true"})),
-    })
+    });
+    if let (Some(all), true) = (all.as_object_mut(), port != Port::Device) {
+        all.remove(BASIC);
+    }
+    all
 }
 
 fn description(status: u16) -> &'static str {
