@@ -16,9 +16,10 @@ use crate::domain::ids::ReplicaId;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::http::{self, AdminApi, DeviceApi, OpsApi};
+use crate::identity::keyring::{Keeper, Keyring};
 use crate::identity::keys::KeysError;
 use crate::identity::pki::{self, Pki};
-use crate::identity::{self, CaBundle, Identity, IdentitySettings};
+use crate::identity::{self, Identity, IdentitySettings};
 use crate::ingest::Ingest;
 use crate::jobs;
 use crate::lifecycle::readiness::{Check, Readiness};
@@ -27,6 +28,7 @@ use crate::net::{self, Clearing, ClientAuth, Listener, TlsHandle, TlsSettings};
 use crate::observe;
 use crate::presence::{Presence, PresenceSettings};
 use crate::store::changes::ChangeLog;
+use crate::store::keys::PublicKeys;
 use crate::store::presence::Me;
 use crate::store::primary::Tracked;
 use crate::store::{ControlStore, FleetStore, Policy, PrimaryWatch, StandbyWatch, StoreError, migrate, primary};
@@ -57,16 +59,13 @@ pub struct Running {
     pub ops_addr: SocketAddr,
     pub readiness: Readiness,
     tls: [TlsHandle; 2],
-    ca_bundle: CaBundle,
+    keeper: Keeper,
 }
 
 impl Running {
-    /// Reads the certificates again. What is not good is logged, and the old ones stay.
+    /// Reads certificates and keys again. What is not good is logged, and the old ones stay.
     pub async fn reload(&self) {
-        match self.ca_bundle.reload().await {
-            Ok(outcome) => tracing::info!(?outcome, "CA bundle read again"),
-            Err(error) => tracing::error!(%error, "CA bundle not reloaded"),
-        }
+        self.keeper.pass().await;
         for handle in &self.tls {
             match handle.reload().await {
                 Ok(outcome) => {
@@ -110,22 +109,20 @@ pub async fn start(settings: Settings, ground: &Ground) -> Result<Running, Strin
         (address(&sockets.device)?, address(&sockets.admin)?, address(&sockets.ops)?);
     serve_ops(&settings, ground, &readiness, sockets.ops);
     let stores = open_stores(&settings, ground, &readiness).await?;
-    check_database(&stores.control, &pki, &readiness).await?;
+    let keyring = Keyring::new(&pki);
+    keyring.publish(check_database(&stores.control, &pki, &readiness).await?);
     let tls = load_tls(&settings, ground).await?;
 
-    let ca_bundle = pki.ca_bundle.clone();
     let replica = ReplicaId(Uuid::now_v7());
     let log = ChangeLog::start(stores.control.clone(), &ground.tasks);
-    let identity = start_identity(&settings, ground, (&stores, log, pki, replica, &readiness));
+    let keys = (pki, keyring, tls.to_vec());
+    let identity = start_identity(&settings, ground, keys, (&stores, log, replica, &readiness));
+    let keeper = identity.keeper();
+    // Nobody is let in before the listeners trust what the database says.
+    keeper.pass().await;
     // The flush of presence keeps it true; ingest judges times by it.
     let clock = DatabaseClock::new(ground.clock.clone());
-    let ingest = Ingest::start(
-        settings.ingest.clone(),
-        stores.fleet.clone(),
-        clock.clone(),
-        ground.random.clone(),
-        &ground.tasks,
-    );
+    let ingest = start_ingest(&settings, ground, (stores.fleet.clone(), clock.clone()));
     let me = Me { id: replica, addr: settings.replica_addr.clone(), version: env!("CARGO_PKG_VERSION") };
     let presence = start_presence(&settings, ground, stores.fleet.clone(), (me, clock), &readiness);
     let clearing = |over| Clearing::new(presence.blindness(), over, ground.random.clone());
@@ -166,7 +163,7 @@ pub async fn start(settings: Settings, ground: &Ground) -> Result<Running, Strin
     tasks.essential("admin", serving);
     accepting(ground, &readiness);
     tracing::info!(%replica, %device_addr, %admin_addr, %ops_addr, "serving");
-    Ok(Running { replica, device_addr, admin_addr, ops_addr, readiness, tls, ca_bundle })
+    Ok(Running { replica, device_addr, admin_addr, ops_addr, readiness, tls, keeper })
 }
 
 fn drilling(settings: &Settings) -> bool {
@@ -244,8 +241,9 @@ fn report_durability(policy: Policy, mut standbys: StandbyWatch, readiness: &Rea
     });
 }
 
-/// Refuses to serve on a schema or with keys that are not this binary's and this deployment's.
-async fn check_database(control: &ControlStore, pki: &Pki, readiness: &Readiness) -> Result<(), String> {
+/// Refuses to serve on a schema or with keys that are not this binary's and this deployment's. What the database
+/// publishes.
+async fn check_database(control: &ControlStore, pki: &Pki, readiness: &Readiness) -> Result<PublicKeys, String> {
     let schema = once_answered("schema", || migrate::check(control)).await;
     let schema = schema.map_err(|error| format!("the schema cannot be checked: {error}"))?;
     if let Some(advice) = schema.advice() {
@@ -295,16 +293,22 @@ async fn load_tls(settings: &Settings, ground: &Ground) -> Result<[TlsHandle; 2]
     handles.try_into().map_err(|_| "two listeners have two configurations".to_owned())
 }
 
-type IdentityGround<'a> = (&'a Stores, ChangeLog, Arc<Pki>, ReplicaId, &'a Readiness);
+type IdentityGround<'a> = (&'a Stores, ChangeLog, ReplicaId, &'a Readiness);
 
-fn start_identity(settings: &Settings, ground: &Ground, parts: IdentityGround<'_>) -> Identity {
-    let (stores, log, pki, replica, readiness) = parts;
+fn start_identity(
+    settings: &Settings,
+    ground: &Ground,
+    (pki, keyring, tls): (Arc<Pki>, Keyring, Vec<TlsHandle>),
+    (stores, log, replica, readiness): IdentityGround<'_>,
+) -> Identity {
     let parts = identity::Parts {
         settings: IdentitySettings { endpoints: settings.endpoints.clone(), caches: settings.caches },
         store: settings.store.clone(),
         log,
         primary: stores.primary.clone(),
         pki,
+        keyring,
+        tls,
         replica,
         addr: settings.replica_addr.clone(),
         clock: ground.clock.clone(),
@@ -312,6 +316,10 @@ fn start_identity(settings: &Settings, ground: &Ground, parts: IdentityGround<'_
         readiness: readiness.clone(),
     };
     Identity::start(parts, &ground.tasks)
+}
+
+fn start_ingest(settings: &Settings, ground: &Ground, (store, clock): (FleetStore, DatabaseClock)) -> Ingest {
+    Ingest::start(settings.ingest.clone(), store, clock, ground.random.clone(), &ground.tasks)
 }
 
 fn start_presence(

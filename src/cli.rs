@@ -14,6 +14,7 @@ use crate::observe::log::{self, Format};
 use crate::observe::net::Port;
 use crate::tools::{admin_cli, bench, dev, device, drill};
 
+mod keys;
 mod operate;
 mod operator;
 mod serve;
@@ -57,6 +58,12 @@ enum Command {
         #[arg(long)]
         join: bool,
     },
+    /// Replace the keys that sign tokens, while devices go on talking (docs/keys.md)
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Replace the issuing CA and the server's certificate, while devices go on talking (docs/keys.md)
+    #[command(subcommand)]
+    Ca(keys::CaCommand),
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -113,6 +120,8 @@ pub fn run() -> ExitCode {
         Command::Serve { config, die_with_parent } => serve::run(&config.config, die_with_parent),
         Command::Migrate(config) => plain(operate::migrate(&config.config)),
         Command::Init { config, server_names, join } => plain(operate::init(&config.config, server_names, join)),
+        Command::Keys(command) => plain(keys::keys(command)),
+        Command::Ca(command) => plain(keys::ca(command)),
         Command::Config(ConfigCommand::Check(args)) => plain(operate::config_check(args)),
         Command::Config(ConfigCommand::Print(config)) => operate::config_print(&config.config),
         Command::Operator(command) => plain(operator::operator(command)),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use everbeat::domain::access::{Grants, Role};
 use everbeat::domain::ids::{DeviceId, Fingerprint, FleetId, ReplicaId};
 use everbeat::domain::time::Clock;
+use everbeat::identity::keyring::Keyring;
 use everbeat::identity::operators::{EnrollmentTokenRequest, Mint};
 use everbeat::identity::pki::{self, Pki};
 use everbeat::identity::{
@@ -70,6 +71,8 @@ impl Installation {
             log: ChangeLog::start(self.store.control.clone(), &self.store.tasks),
             primary: self.store.primary.clone(),
             pki: self.pki.clone(),
+            keyring: Keyring::new(&self.pki),
+            tls: Vec::new(),
             replica: ReplicaId(Uuid::now_v7()),
             addr: "127.0.0.1:8443".to_owned(),
             clock: self.clock.clone(),

@@ -39,6 +39,7 @@ fn of_the_change_logs_session_and_the_probe() {
     drop(query_file!("src/store/sql/replica_tick.sql", ID, "here", "1"));
     drop(query_file!("src/store/sql/changes_since.sql", "7:7:"));
     drop(query_file!("src/store/sql/token_keys_trusted.sql"));
+    drop(query_file!("src/store/sql/ca_certificates_known.sql"));
     drop(query_file!("src/store/sql/primary_probe.sql"));
     drop(query_file!("src/store/sql/commit_position.sql"));
 }

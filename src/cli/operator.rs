@@ -196,14 +196,14 @@ fn token_table(tokens: &[TokenView]) -> Table {
     table
 }
 
-fn with_header(names: &[&str]) -> Table {
+pub(super) fn with_header(names: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(names.to_vec());
     table
 }
 
 /// For people: fractions of a second say nothing here.
-fn second(at: OffsetDateTime) -> String {
+pub(super) fn second(at: OffsetDateTime) -> String {
     rfc3339(at.replace_nanosecond(0).unwrap_or(at))
 }
 

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Identity;
-use super::error::{AuthError, IdentityError};
+use super::error::{AuthError, IdentityError, keyless};
 use super::jwt::{Audience, DeviceClaims, LEEWAY, OperatorClaims, TokenError};
 use super::records::Verified;
 use crate::domain::access::Grants;
@@ -86,7 +86,7 @@ impl Identity {
         let now = self.0.clock.wall();
         let certificate = Self::current(conn, now)?;
         self.sees()?;
-        Self::judge_credential(&certificate, &known.credential, now)?;
+        self.judge_credential(&certificate, &known.credential, now)?;
         judge_device(&known.caller.device)?;
         self.still_good(&known.claims.kid, Audience::Device, known.claims.expires_at, now)
     }
@@ -116,7 +116,8 @@ impl Identity {
     /// A short access token for a device that calls, bound to its certificate.
     pub fn device_token(&self, caller: &DeviceCaller) -> Result<TokenAnswer, IdentityError> {
         let now = self.0.clock.wall();
-        let token = self.0.pki.tokens.device_token(caller.device.id, caller.certificate.fingerprint, now);
+        let keys = self.0.keyring.ring().tokens.clone().ok_or_else(|| keyless("token_key"))?;
+        let token = keys.device_token(caller.device.id, caller.certificate.fingerprint, now);
         let token = token.map_err(|error| IdentityError::Internal(error.to_string()))?;
         let expires_in = u64::try_from((token.expires_at - now).whole_seconds()).unwrap_or(0);
         Ok(TokenAnswer { access_token: token.text, token_type: "Bearer".to_owned(), expires_in })
@@ -128,7 +129,7 @@ impl Identity {
         self.sees()?;
         let credential = self.0.records.credential(certificate.fingerprint).await?;
         let credential = credential.ok_or(AuthError::CertificateUnknown)?;
-        Self::judge_credential(&certificate, &credential, now)?;
+        self.judge_credential(&certificate, &credential, now)?;
         let device = self.0.records.device(certificate.device).await?.ok_or(AuthError::CertificateUnknown)?;
         judge_device(&device)?;
         Ok((DeviceCaller { device, certificate }, credential))
@@ -138,7 +139,7 @@ impl Identity {
         let now = self.0.clock.wall();
         let certificate = Self::current(conn, now)?;
         let (credential, device) = self.0.records.cached(certificate.fingerprint).await.ok_or(AuthError::Blind)?;
-        Self::judge_credential(&certificate, &credential, now)?;
+        self.judge_credential(&certificate, &credential, now)?;
         judge_device(&device)?;
         Ok(DeviceCaller { device, certificate })
     }
@@ -156,7 +157,15 @@ impl Identity {
         Ok(certificate.clone())
     }
 
-    fn judge_credential(certificate: &PeerCert, credential: &Credential, now: OffsetDateTime) -> Result<(), AuthError> {
+    fn judge_credential(
+        &self,
+        certificate: &PeerCert,
+        credential: &Credential,
+        now: OffsetDateTime,
+    ) -> Result<(), AuthError> {
+        if self.0.keyring.refuses(credential.issuer) {
+            return Err(AuthError::CertificateUntrusted);
+        }
         if credential.device != certificate.device {
             return Err(AuthError::CertificateUnknown);
         }

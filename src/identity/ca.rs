@@ -12,6 +12,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
@@ -282,6 +284,33 @@ pub fn single_certificate(pem: &str) -> Result<Vec<u8>, CaError> {
         (Some(Ok(block)), None) if block.label == "CERTIFICATE" => Ok(block.contents),
         _ => Err(CaError::BadCertificate),
     }
+}
+
+/// The certificates of a text that holds a private key too; at least one.
+pub fn certificates_of(pem: &str) -> Result<String, CaError> {
+    let blocks = Pem::iter_from_buffer(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let blocks = blocks.map_err(|_| CaError::BadCertificate)?;
+    let texts: String =
+        blocks.iter().filter(|b| b.label == "CERTIFICATE").map(|b| certificate_pem(&b.contents)).collect();
+    if texts.is_empty() { Err(CaError::BadCertificate) } else { Ok(texts) }
+}
+
+/// The DER of each certificate in a PEM text.
+pub fn certificate_ders(pem: &str) -> Vec<Vec<u8>> {
+    let blocks = Pem::iter_from_buffer(pem.as_bytes()).filter_map(Result::ok);
+    blocks.filter(|block| block.label == "CERTIFICATE").map(|block| block.contents).collect()
+}
+
+/// A certificate as PEM (RFC 7468, 5).
+pub fn certificate_pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CaError> {

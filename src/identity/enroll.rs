@@ -15,7 +15,7 @@ use super::authn::rejected;
 use super::ca::Issued;
 use super::csr::{self, CheckedCsr, ExpectedNames};
 use super::enrollment_token::secret_matches;
-use super::error::{AuthError, IdentityError};
+use super::error::{AuthError, IdentityError, keyless};
 use crate::domain::enrollment::EnrollmentToken;
 use crate::domain::ids::DeviceId;
 use crate::domain::name::Name;
@@ -102,7 +102,7 @@ impl Identity {
             attributes,
             spki_sha256: csr.spki_sha256,
         };
-        let sign = self.signer(csr, record.certificate_ttl_s);
+        let sign = self.signer(csr, record.certificate_ttl_s)?;
         let (enrolled, issued) = enrollment::enroll(&self.0.log, enrollment, sign).await?;
         let device = DeviceRef { id: enrolled.device(), name: name.as_str().to_owned(), fleet: record.fleet_name };
         Ok((enrolled, self.answer(device, issued)))
@@ -125,7 +125,7 @@ impl Identity {
             return Err(AuthError::CertificateUnknown.into());
         }
         let csr = csr.check(&ExpectedNames { name: &renewable.name, id: Some(renewable.device) })?;
-        let sign = self.signer(csr, renewable.certificate_ttl_s);
+        let sign = self.signer(csr, renewable.certificate_ttl_s)?;
         let (credential, issued) = sign(renewable.device).map_err(IdentityError::Internal)?;
         credentials::renew(&self.0.log, parent, credential, now).await?;
         let device = DeviceRef { id: renewable.device, name: renewable.name, fleet: renewable.fleet_name };
@@ -133,13 +133,15 @@ impl Identity {
     }
 
     /// Certifies the key of `csr`, for whichever device the transaction settles on.
-    fn signer(&self, csr: CheckedCsr, ttl_s: i64) -> Sign<Issued> {
-        let (pki, clock) = (self.0.pki.clone(), self.0.clock.clone());
+    fn signer(&self, csr: CheckedCsr, ttl_s: i64) -> Result<Sign<Issued>, IdentityError> {
+        let issuer = self.0.keyring.ring().issuer.clone().ok_or_else(|| keyless("issuing_ca"))?;
+        let clock = self.0.clock.clone();
         let ttl = Duration::from_secs(u64::try_from(ttl_s).unwrap_or(0));
-        Arc::new(move |device| {
-            let issued = pki.issuer.issue(&csr, device, clock.wall(), ttl).map_err(|error| error.to_string())?;
+        Ok(Arc::new(move |device| {
+            let issued = issuer.issue(&csr, device, clock.wall(), ttl).map_err(|error| error.to_string())?;
             let credential = NewCredential {
                 fingerprint: issued.fingerprint,
+                issuer: issuer.fingerprint(),
                 spki_sha256: issued.spki_sha256,
                 serial: issued.serial,
                 certificate_pem: issued.pem_leaf.clone(),
@@ -147,7 +149,7 @@ impl Identity {
                 not_after: issued.not_after,
             };
             Ok((credential, issued))
-        })
+        }))
     }
 
     fn answer(&self, device: DeviceRef, issued: Issued) -> EnrollAnswer {

@@ -1,9 +1,9 @@
 //! Why a caller is not let in, or is not given what they asked for. Status codes are chosen in `http`.
 
 use crate::observe::identity::Reason;
-use crate::store::StoreError;
 use crate::store::credentials::RenewRefusal;
 use crate::store::enrollment::EnrollRefusal;
+use crate::store::{Fault, StoreError};
 
 /// Why a caller is not let in.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -88,6 +88,11 @@ pub enum IdentityError {
     Internal(String),
 }
 
+/// This replica lacks a key that is in use: another one has it.
+pub(super) fn keyless(what: &'static str) -> StoreError {
+    StoreError::new(what, Fault::Unavailable, "the active key is not among this replica's files")
+}
+
 impl From<EnrollRefusal> for IdentityError {
     fn from(refusal: EnrollRefusal) -> Self {
         match refusal {
@@ -109,6 +114,7 @@ impl From<RenewRefusal> for IdentityError {
             RenewRefusal::Expired => AuthError::CertificateExpired.into(),
             RenewRefusal::Suspended => AuthError::DeviceSuspended.into(),
             RenewRefusal::KeyTaken => Self::KeyTaken,
+            RenewRefusal::Untrusted => AuthError::CertificateUntrusted.into(),
             RenewRefusal::Store(error) => Self::Store(error),
         }
     }

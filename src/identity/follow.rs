@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
+use super::keyring::Keyring;
 use super::reached::Reached;
 use super::records::Records;
 use crate::domain::ids::ReplicaId;
@@ -40,6 +41,7 @@ const RETRY_CAP: Duration = Duration::from_secs(1);
 
 pub(super) struct Follower {
     pub(super) records: Arc<Records>,
+    pub(super) keyring: Keyring,
     pub(super) freshness: Freshness,
     pub(super) readiness: Readiness,
     pub(super) store: Arc<StoreSettings>,
@@ -148,9 +150,10 @@ impl Follower {
             self.records.reached.set(Reached { timeline: self.records.position.timeline(), xmin });
         }
         if !state.keys_loaded {
-            let rows = follow::token_keys(session, READ_LIMIT).await?;
-            let trusted = self.records.trust(rows);
+            let keys = follow::keys(session, READ_LIMIT).await?;
+            let trusted = self.records.trust(&keys.token_keys);
             trusted.map_err(|error| StoreError::new("token_keys_trusted", Fault::Refused, error.to_string()))?;
+            self.keyring.publish(keys);
             state.keys_loaded = true;
         }
         Ok(())

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::pki::Pki;
 use crate::lifecycle::shutdown::Shutdown;
 use crate::observe::identity::{self as observe, Within};
 use crate::store::{ControlStore, credential_views};
@@ -31,9 +30,4 @@ pub(super) async fn run(control: ControlStore, shutdown: Shutdown) {
             () = tokio::time::sleep(pause) => {}
         }
     }
-}
-
-/// When our own CA ends.
-pub(super) fn own(pki: &Pki) {
-    observe::issuing_ca_expiry(pki.issuer.not_after());
 }

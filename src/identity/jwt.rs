@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub use self::sign::{SignedToken, SigningError, TokenKeys};
+pub use self::sign::{SignedToken, Signer, SigningError, TokenKeys};
 pub use self::verify::Verifier;
 use crate::domain::digest::sha256;
 use crate::domain::ids::{DeviceId, Fingerprint, OperatorId};
@@ -144,7 +144,6 @@ mod tests {
     use rcgen::KeyPair;
     use serde_json::{Value, json};
 
-    use super::sign::Signer;
     use super::*;
 
     const DEVICE: DeviceId = DeviceId(Uuid::from_u128(7));

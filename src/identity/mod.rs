@@ -20,16 +20,20 @@ mod error;
 pub mod est;
 mod follow;
 mod forecast;
+pub mod held;
 pub mod jwt;
+pub mod keyring;
 pub mod keys;
 pub mod operators;
 pub mod pki;
 mod reached;
 mod records;
+mod ring;
 
 use std::sync::Arc;
 
 use self::follow::Follower;
+use self::keyring::{Keeper, Keyring, Work};
 use self::pki::Pki;
 use self::records::Records;
 use crate::domain::ids::ReplicaId;
@@ -37,6 +41,7 @@ use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::tasks::Tasks;
+use crate::net::TlsHandle;
 use crate::store::changes::{ChangeLog, Freshness};
 use crate::store::{PrimaryWatch, StoreSettings};
 
@@ -63,6 +68,9 @@ pub struct Parts {
     pub log: ChangeLog,
     pub primary: PrimaryWatch,
     pub pki: Arc<Pki>,
+    pub keyring: Keyring,
+    /// The listeners, which are told whom to trust.
+    pub tls: Vec<TlsHandle>,
     pub replica: ReplicaId,
     /// Where this replica is reached: shown to operators.
     pub addr: String,
@@ -81,6 +89,8 @@ struct Inner {
     freshness: Freshness,
     log: ChangeLog,
     pki: Arc<Pki>,
+    keyring: Keyring,
+    keeper: Keeper,
     endpoints: Vec<String>,
     clock: Clock,
 }
@@ -90,8 +100,18 @@ impl Identity {
     pub fn start(parts: Parts, tasks: &Tasks) -> Self {
         let records = Arc::new(Records::new(parts.log.control().clone(), parts.settings.caches));
         let freshness = Freshness::new(parts.clock.clone());
+        let keeper = Keeper::new(Work {
+            keyring: parts.keyring.clone(),
+            bundle: parts.pki.ca_bundle.clone(),
+            tls: parts.tls,
+            control: parts.log.control().clone(),
+            replica: parts.replica,
+            readiness: parts.readiness.clone(),
+            done: tokio::sync::Mutex::default(),
+        });
         let follower = Follower {
             records: records.clone(),
+            keyring: parts.keyring.clone(),
             freshness: freshness.clone(),
             readiness: parts.readiness,
             store: parts.store,
@@ -100,8 +120,7 @@ impl Identity {
             clock: parts.clock.clone(),
             random: parts.random,
         };
-        parts.pki.ca_bundle.watch(tasks);
-        forecast::own(&parts.pki);
+        tasks.essential("keys", keeper.clone().run(tasks.shutdown().clone()));
         tasks.essential("forecast", forecast::run(parts.log.control().clone(), tasks.shutdown().clone()));
         tasks.foundation("change-log", follower.run(parts.primary, tasks.shutdown().clone()));
         Self(Arc::new(Inner {
@@ -109,6 +128,8 @@ impl Identity {
             freshness,
             log: parts.log,
             pki: parts.pki,
+            keyring: parts.keyring,
+            keeper,
             endpoints: parts.settings.endpoints,
             clock: parts.clock,
         }))
@@ -127,6 +148,11 @@ impl Identity {
     /// For changes by operators: the functions of `store::{credentials, devices, enrollment, operators}`.
     pub fn log(&self) -> &ChangeLog {
         &self.0.log
+    }
+
+    /// Reads files of keys and CAs again, on demand.
+    pub fn keeper(&self) -> Keeper {
+        self.0.keeper.clone()
     }
 
     /// What clients are to trust, PEM, as it is now.

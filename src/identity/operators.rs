@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::enroll::new_id;
+use super::error::keyless;
 use super::jwt::TokenKeys;
 use super::{Identity, enrollment_token};
 use crate::domain::access::Grants;
@@ -37,18 +38,13 @@ pub struct Minted {
 }
 
 /// Makes or updates the operator, and records the token's `jti`: a token that is not recorded is not accepted.
-pub async fn mint(
-    log: &ChangeLog,
-    keys: &Arc<super::pki::Pki>,
-    clock: &Clock,
-    mint: Mint,
-) -> Result<Minted, ChangeError> {
+pub async fn mint(log: &ChangeLog, keys: TokenKeys, clock: &Clock, mint: Mint) -> Result<Minted, ChangeError> {
     let length = mint.subject.chars().count();
     if length == 0 || length > 200 || mint.subject.chars().any(char::is_control) {
         return Err(ChangeError::Conflict("a subject is 1 to 200 characters, none of them a control character"));
     }
-    let (pki, now, ttl) = (keys.clone(), clock.wall(), mint.ttl);
-    let sign = move |operator, session_version| sign(&pki.tokens, operator, session_version, (now, ttl));
+    let (now, ttl) = (clock.wall(), mint.ttl);
+    let sign = move |operator, session_version| sign(&keys, operator, session_version, (now, ttl));
     let subject = Subject { fresh_id: OperatorId(new_id(clock)), subject: mint.subject, grants: mint.grants };
     let (operator, token) = operators::mint(log, subject, Arc::new(sign)).await?;
     Ok(Minted { text: token.signed, jti: token.jti, operator, expires_at: token.expires_at })
@@ -61,7 +57,8 @@ fn sign(
     (now, ttl): (OffsetDateTime, Duration),
 ) -> Result<NewOperatorToken<String>, String> {
     let token = keys.operator_token(operator, session_version, now, ttl).map_err(|error| error.to_string())?;
-    Ok(NewOperatorToken { jti: token.jti, expires_at: token.expires_at, signed: token.text })
+    let [_, key] = keys.public();
+    Ok(NewOperatorToken { jti: token.jti, kid: key.kid, expires_at: token.expires_at, signed: token.text })
 }
 
 /// What an enrollment token is for.
@@ -136,6 +133,7 @@ impl Identity {
 
     /// [`mint`], with what this replica has.
     pub async fn mint(&self, request: Mint) -> Result<Minted, ChangeError> {
-        mint(&self.0.log, &self.0.pki, &self.0.clock, request).await
+        let keys = self.0.keyring.ring().tokens.clone().ok_or_else(|| keyless("token_key"))?;
+        mint(&self.0.log, keys, &self.0.clock, request).await
     }
 }

@@ -6,6 +6,10 @@
 //!                    token-device.key, token-operator.key
 //! ```
 //!
+//! Further issuing CAs and token keys lie beside them, each in a file of its own: see [`super::held`]. A server
+//! certificate that replaced the first one lies in `server.key` together with its key; `server.pem` is then a copy for
+//! people.
+//!
 //! Keys are PKCS#8 in PEM, mode 0600; certificates are 0644, the directory 0700.
 //!
 //! **Creation is all or nothing.** Files are written and synced in `.creating`, which is renamed to `.created` (the
@@ -24,17 +28,18 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::bundle::CaBundle;
-use super::ca::{self, CaError, Issuer, Root};
-use super::jwt::{BadTokenKey, TokenKeys, TokenPublicKey};
+use super::ca::{self, CaError, Root};
+use super::held::Held;
+use super::jwt::{BadTokenKey, TokenPublicKey};
 use crate::domain::digest::sha256;
 use crate::domain::enrollment::Pin;
 use crate::domain::ids::Fingerprint;
 use crate::domain::time::Clock;
 
-const ROOT_PEM: &str = "root.pem";
+pub(super) const ROOT_PEM: &str = "root.pem";
 const ROOT_KEY: &str = "root.key";
-const ISSUING_PEM: &str = "issuing.pem";
-const ISSUING_KEY: &str = "issuing.key";
+pub(super) const ISSUING_PEM: &str = "issuing.pem";
+pub(super) const ISSUING_KEY: &str = "issuing.key";
 const CA_PEM: &str = "ca.pem";
 const SERVER_PEM: &str = "server.pem";
 const SERVER_KEY: &str = "server.key";
@@ -73,6 +78,8 @@ pub enum PkiError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("{path}: {source}")]
     Certificate { path: PathBuf, source: CaError },
+    #[error("the files in {0} lack a key that the database calls active: copy it from another replica")]
+    LacksActive(PathBuf),
     #[error("{0} does not fit the CA beside it: it is not signed by it, or the bundle does not hold it")]
     Chain(PathBuf),
     #[error(transparent)]
@@ -85,8 +92,8 @@ pub enum PkiError {
 
 /// Everything a replica needs to serve.
 pub struct Pki {
-    pub issuer: Issuer,
-    pub tokens: TokenKeys,
+    /// Every issuing CA and token key that can be signed with.
+    pub held: Held,
     /// What clients are to trust: root, then issuing CA.
     pub ca_bundle: CaBundle,
     /// Of the root's key.
@@ -97,12 +104,14 @@ pub struct Pki {
     /// Only while `root.key` has not been taken offline.
     pub root: Option<Root>,
     root_certificate: CaCertificate,
+    pub(super) dir: PathBuf,
+    pub(super) dev: bool,
 }
 
 /// The public side: what the database publishes, and what a replica's files must agree with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicHalves {
-    /// Root, then issuing CA.
+    /// Root, then issuing CAs.
     pub certificates: Vec<CaCertificate>,
     pub token_keys: Vec<TokenPublicKey>,
 }
@@ -133,14 +142,14 @@ impl CaKind {
 
 impl Pki {
     pub fn public_halves(&self) -> PublicHalves {
-        let issuing = CaCertificate {
+        let issuing = self.held.issuers.iter().map(|held| CaCertificate {
             kind: CaKind::Issuing,
-            fingerprint: self.issuer.fingerprint(),
-            pem: self.issuer.certificate_pem().to_owned(),
-        };
+            fingerprint: held.issuer.fingerprint(),
+            pem: held.issuer.certificate_pem().to_owned(),
+        });
         PublicHalves {
-            certificates: vec![self.root_certificate.clone(), issuing],
-            token_keys: self.tokens.public().to_vec(),
+            certificates: [self.root_certificate.clone()].into_iter().chain(issuing).collect(),
+            token_keys: self.held.signers.iter().map(|held| held.signer.public().clone()).collect(),
         }
     }
 }
@@ -171,20 +180,21 @@ pub fn load(dir: &Path, dev: bool) -> Result<Pki, PkiError> {
     if dir.join(CREATED).exists() {
         return Err(PkiError::Interrupted(dir.to_owned()));
     }
-    let text = |name: &str| read(&dir.join(name));
-    let secret = |name: &str| read_secret(&dir.join(name), dev);
-    let (root_pem, issuing_pem, server_chain_pem) = (text(ROOT_PEM)?, text(ISSUING_PEM)?, text(SERVER_PEM)?);
-    let (issuing_key, server_key_pem) = (secret(ISSUING_KEY)?, secret(SERVER_KEY)?);
-    let (device_key, operator_key) = (secret(TOKEN_DEVICE_KEY)?, secret(TOKEN_OPERATOR_KEY)?);
+    let held = Held::load(dir, dev)?;
+    let root_pem = read(&dir.join(ROOT_PEM))?;
+    let server_key_pem = read_secret(&dir.join(SERVER_KEY), dev)?;
     let in_file = |name: &str| {
         let path = dir.join(name);
         move |source| PkiError::Certificate { path, source }
     };
-    let issuer = Issuer::load(&issuing_pem, issuing_key.expose_secret()).map_err(in_file(ISSUING_KEY))?;
-    if !ca::is_issued_by(&issuing_pem, &root_pem).map_err(in_file(ROOT_PEM))? {
-        return Err(PkiError::Chain(dir.join(ISSUING_PEM)));
-    }
-    if !issuer.issued_server(&server_chain_pem, server_key_pem.expose_secret()).map_err(in_file(SERVER_PEM))? {
+    let server_chain_pem = match ca::certificates_of(server_key_pem.expose_secret()) {
+        Ok(chain) => chain,
+        Err(_) => read(&dir.join(SERVER_PEM))?,
+    };
+    let key = server_key_pem.expose_secret();
+    let ours = |issuer: &ca::Issuer| issuer.issued_server(&server_chain_pem, key).map_err(in_file(SERVER_PEM));
+    let ours = held.issuers.iter().map(|held| ours(&held.issuer)).collect::<Result<Vec<_>, _>>()?;
+    if !ours.contains(&true) {
         return Err(PkiError::Chain(dir.join(SERVER_PEM)));
     }
     let root_der = ca::single_certificate(&root_pem).map_err(in_file(ROOT_PEM))?;
@@ -192,14 +202,52 @@ pub fn load(dir: &Path, dev: bool) -> Result<Pki, PkiError> {
     let root_certificate = CaCertificate { kind: CaKind::Root, fingerprint, pem: root_pem.clone() };
     Ok(Pki {
         root: load_root(dir, &root_pem, dev)?,
-        tokens: TokenKeys::load(device_key.expose_secret(), operator_key.expose_secret())?,
-        ca_bundle: bundle(dir, &root_pem, &issuing_pem)?,
+        ca_bundle: bundle(dir, &root_pem)?,
         pin: ca::pin_of(&root_pem).map_err(in_file(ROOT_PEM))?,
-        issuer,
+        held,
         server_chain_pem,
         server_key_pem,
         root_certificate,
+        dir: dir.to_owned(),
+        dev,
     })
+}
+
+/// The root CA with the key in this file, wherever that is.
+pub fn load_root_with(dir: &Path, key_file: &Path, dev: bool) -> Result<Root, PkiError> {
+    let key = read_secret(key_file, dev)?;
+    let wrong = |source| PkiError::Certificate { path: key_file.to_owned(), source };
+    Root::load(&read(&dir.join(ROOT_PEM))?, key.expose_secret()).map_err(wrong)
+}
+
+/// Puts a new server certificate in place. `server.key` holds the chain too, so that there is one moment at which key and
+/// certificate change; `server.pem` follows.
+pub fn replace_server(dir: &Path, chain_pem: &str, key_pem: &str) -> Result<(), PkiError> {
+    let _lock = lock(dir)?;
+    put(dir, SERVER_KEY, &format!("{chain_pem}{key_pem}"), 0o600)?;
+    put(dir, SERVER_PEM, chain_pem, 0o644)
+}
+
+/// Writes a new file, whole or not at all. Never overwrites one.
+pub(super) fn write_whole(dir: &Path, name: &str, text: &str, mode: u32) -> Result<(), PkiError> {
+    let _lock = lock(dir)?;
+    let path = dir.join(name);
+    if path.exists() {
+        return Err(PkiError::Exists(path));
+    }
+    put(dir, name, text, mode)
+}
+
+/// Under the lock.
+fn put(dir: &Path, name: &str, text: &str, mode: u32) -> Result<(), PkiError> {
+    let staging = dir.join(format!(".new-{name}"));
+    match fs::remove_file(&staging) {
+        Err(source) if source.kind() != ErrorKind::NotFound => return Err(PkiError::File { path: staging, source }),
+        _ => {}
+    }
+    write_new(&staging, text, mode)?;
+    rename(&staging, &dir.join(name))?;
+    sync_dir(dir)
 }
 
 fn load_root(dir: &Path, root_pem: &str, dev: bool) -> Result<Option<Root>, PkiError> {
@@ -213,12 +261,11 @@ fn load_root(dir: &Path, root_pem: &str, dev: bool) -> Result<Option<Root>, PkiE
     }
 }
 
-/// The bundle may hold more than our own two (the next CA), but not less.
-fn bundle(dir: &Path, root_pem: &str, issuing_pem: &str) -> Result<CaBundle, PkiError> {
+/// The bundle may hold more than our own root, but not less.
+fn bundle(dir: &Path, root_pem: &str) -> Result<CaBundle, PkiError> {
     let path = dir.join(CA_PEM);
     let text = read(&path)?;
-    let own = [ca::pin_of(root_pem)?, ca::pin_of(issuing_pem)?];
-    CaBundle::new(path, &text, own)
+    CaBundle::new(path, &text, ca::pin_of(root_pem)?)
 }
 
 /// Makes everything and writes it to `.creating`, then commits by renaming that to `.created`.
@@ -267,7 +314,7 @@ fn put_in_place(dir: &Path) -> Result<(), PkiError> {
     sync_dir(dir)
 }
 
-fn read(path: &Path) -> Result<String, PkiError> {
+pub(super) fn read(path: &Path) -> Result<String, PkiError> {
     let failed = |source: std::io::Error| match source.kind() {
         ErrorKind::NotFound => PkiError::Missing(path.to_owned()),
         _ => PkiError::File { path: path.to_owned(), source },
@@ -278,7 +325,7 @@ fn read(path: &Path) -> Result<String, PkiError> {
     fs::read_to_string(path).map_err(failed)
 }
 
-fn read_secret(path: &Path, dev: bool) -> Result<SecretString, PkiError> {
+pub(super) fn read_secret(path: &Path, dev: bool) -> Result<SecretString, PkiError> {
     let text = SecretString::from(read(path)?);
     let metadata = fs::metadata(path).map_err(|source| PkiError::File { path: path.to_owned(), source })?;
     let mode = metadata.permissions().mode() & 0o777;
@@ -496,5 +543,27 @@ mod tests {
         let made = create(&dir.0, &["not a name".to_owned()], &Clock::manual(1_800_000_000_000_000));
         assert!(matches!(made, Err(PkiError::Made(CaError::BadServerName(_)))));
         assert_eq!(dir.files(), [""; 0]);
+    }
+    #[test]
+    fn a_new_server_certificate_counts_from_one_rename() {
+        let dir = Dir::new("server");
+        dir.create().unwrap();
+        let pki = load(&dir.0, false).unwrap();
+        let now = Clock::manual(1_800_000_000_000_000).wall();
+        let server = pki.held.issuers[0].issuer.make_server(&["example.org".to_owned()], now).unwrap();
+        let old = fs::read_to_string(dir.0.join(SERVER_PEM)).unwrap();
+        replace_server(&dir.0, &server.chain_pem, &server.key_pem).unwrap();
+        assert_eq!(dir.files(), sorted_files());
+        assert_eq!((dir.mode(SERVER_KEY), dir.mode(SERVER_PEM)), (0o600, 0o644));
+        // As after a crash between the two files.
+        fs::write(dir.0.join(SERVER_PEM), old).unwrap();
+        let (loaded, given) = (load(&dir.0, false).unwrap().server_chain_pem, server.chain_pem);
+        assert_eq!(ca::certificate_ders(&loaded), ca::certificate_ders(&given));
+        let other = Dir::new("server-other");
+        other.create().unwrap();
+        let stranger = load(&other.0, false).unwrap();
+        let server = stranger.held.issuers[0].issuer.make_server(&["example.org".to_owned()], now).unwrap();
+        replace_server(&dir.0, &server.chain_pem, &server.key_pem).unwrap();
+        assert!(matches!(load(&dir.0, false), Err(PkiError::Chain(_))), "by another CA");
     }
 }

@@ -14,7 +14,7 @@ use crate::store::changes::ChangeKind;
 use crate::store::credentials::{self, Credential};
 use crate::store::devices::{self, DeviceRecord};
 use crate::store::follow::{Batch, Change, uuid_key};
-use crate::store::keys::TokenKeyRow;
+use crate::store::keys::{KeyState, TokenKeyRow};
 use crate::store::operators::{self, OperatorRecord, OperatorToken};
 use crate::store::{ControlStore, StoreError};
 
@@ -108,7 +108,7 @@ impl Records {
         Some((credential, device))
     }
 
-    /// Forgets what the log says has changed. Are the token keys to be loaded again?
+    /// Forgets what the log says has changed. Are the keys to be loaded again?
     pub(super) async fn apply(&self, batch: &Batch) -> bool {
         match batch {
             Batch::Changes(changes) if changes.iter().all(|change| change.kind.is_some()) => {
@@ -120,7 +120,7 @@ impl Records {
                 }
                 self.position.settle();
                 observe::changes_applied(changes.len());
-                changes.iter().any(|change| change.kind == Some(ChangeKind::TokenKey))
+                changes.iter().any(|change| matches!(change.kind, Some(ChangeKind::TokenKey | ChangeKind::Ca)))
             }
             // What this binary does not understand may concern anything.
             Batch::Changes(_) | Batch::Everything => {
@@ -140,12 +140,13 @@ impl Records {
     }
 
     /// Trusts these token keys, and no others.
-    pub(super) fn trust(&self, rows: Vec<TokenKeyRow>) -> Result<(), BadTokenKey> {
-        let keys: Vec<TokenPublicKey> = rows
-            .into_iter()
+    pub(super) fn trust(&self, rows: &[TokenKeyRow]) -> Result<(), BadTokenKey> {
+        let accepted = rows.iter().filter(|row| row.state != KeyState::Retired);
+        let keys: Vec<TokenPublicKey> = accepted
             .filter_map(|row| {
                 let audience = Audience::from_column(&row.audience)?;
-                Some(TokenPublicKey { kid: row.kid, audience, public_key_pem: row.public_key_pem })
+                let (kid, public_key_pem) = (row.kid.clone(), row.public_key_pem.clone());
+                Some(TokenPublicKey { kid, audience, public_key_pem })
             })
             .collect();
         self.verifier.replace(&keys)

@@ -12,6 +12,8 @@ pub enum Check {
     Schema,
     /// The change log has been read within its bound, so that caches may be trusted.
     ChangeLog,
+    /// This replica holds every key that the database calls active, and can sign what it is asked for.
+    Keys,
     /// Heartbeats acknowledged from memory reach the database within their bound.
     Flush,
     /// The listeners accept and the process is not draining.
@@ -19,13 +21,15 @@ pub enum Check {
 }
 
 impl Check {
-    pub const ALL: [Self; 5] = [Self::Database, Self::Schema, Self::ChangeLog, Self::Flush, Self::Accepting];
+    pub const ALL: [Self; 6] =
+        [Self::Database, Self::Schema, Self::ChangeLog, Self::Keys, Self::Flush, Self::Accepting];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Database => "database",
             Self::Schema => "schema",
             Self::ChangeLog => "change_log",
+            Self::Keys => "keys",
             Self::Flush => "flush",
             Self::Accepting => "accepting",
         }

@@ -46,7 +46,7 @@ pub use serve::{HttpService, serve, serve_plain};
 pub use settings::{
     ClientAuth, ConnectionSettings, ListenerSettings, Network, NotANetwork, TlsSettings, UnverifiedSettings,
 };
-pub use tls::TlsError;
+pub use tls::{ClientCas, TlsError};
 
 /// Names the process's cryptography: aws-lc-rs. A second call changes nothing.
 pub fn install_provider() {

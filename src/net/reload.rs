@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Mutex;
 
 use super::peer::Listener;
 use super::settings::TlsSettings;
-use super::tls::{Files, Live, TlsError};
+use super::tls::{ClientCas, Files, Live, TlsError};
 use crate::domain::time::Clock;
 use crate::lifecycle::tasks::Tasks;
 use crate::observe;
@@ -27,6 +27,8 @@ struct Inner {
     settings: TlsSettings,
     clock: Clock,
     live: ArcSwap<Live>,
+    /// Instead of the file of CAs, once given.
+    cas: ArcSwapOption<ClientCas>,
     /// Held over a reload, so that an older read never replaces a newer one. The last failure, to log it once.
     turn: Mutex<Option<TlsError>>,
 }
@@ -46,13 +48,20 @@ impl TlsHandle {
     /// # Errors
     /// One sentence that names the file.
     pub async fn load(listener: Listener, settings: TlsSettings, clock: Clock) -> Result<Self, TlsError> {
-        let live = Live::build(listener, &settings, &Files::read(&settings).await?, &clock)?;
+        let live = Live::build(listener, &settings, &Files::read(&settings, None).await?, &clock)?;
         if live.expires < clock.wall() {
             tracing::error!(listener = listener.as_str(), expired = %live.expires, "the server certificate has expired");
         }
         observe::net::certificate_expiry(listener.port(), live.expires);
         let live = ArcSwap::from_pointee(live);
-        Ok(Self(Arc::new(Inner { listener, settings, clock, live, turn: Mutex::new(None) })))
+        Ok(Self(Arc::new(Inner {
+            listener,
+            settings,
+            clock,
+            live,
+            cas: ArcSwapOption::empty(),
+            turn: Mutex::new(None),
+        })))
     }
 
     /// Loads the files again and uses them for new connections, if they are good. Connections that are open keep
@@ -66,6 +75,16 @@ impl TlsHandle {
         self.report(&outcome, last.as_ref());
         *last = outcome.clone().err();
         outcome
+    }
+
+    /// Trusts these CAs from now on, for new connections, and the file of CAs no more.
+    ///
+    /// # Errors
+    /// When the CAs or the other files are not good; the old configuration stays, and is tried again with the next look
+    /// at the files.
+    pub async fn trust(&self, cas: Arc<ClientCas>) -> Result<Reloaded, TlsError> {
+        self.0.cas.store(Some(cas));
+        self.reload().await
     }
 
     /// Starts the task that reloads when the files have changed.
@@ -101,7 +120,7 @@ impl TlsHandle {
 
     async fn exchange(&self) -> Result<Reloaded, TlsError> {
         let inner = &*self.0;
-        let files = Files::read(&inner.settings).await?;
+        let files = Files::read(&inner.settings, inner.cas.load_full().as_deref()).await?;
         if files.digest() == inner.live.load().digest {
             return Ok(Reloaded::Unchanged);
         }

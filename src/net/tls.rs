@@ -18,12 +18,15 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::peer::{Listener, is_ca};
 use super::settings::{ClientAuth, TlsSettings};
 use super::verify::{Judge, Possession};
+use crate::domain::ids::Fingerprint;
 use crate::domain::time::Clock;
 
 /// A bundle of a hundred CAs has about 200 KiB. Bounds what a wrong path (a device, a log) can cost.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Permission bits of group and others.
 const EXPOSED: u32 = 0o077;
+/// How a private key begins in PEM, whatever its kind.
+const PRIVATE: &[u8] = b"-----BEGIN PRIVATE KEY";
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Why a TLS configuration cannot be used. Shown to the people who run Everbeat; holds no secret.
@@ -52,21 +55,39 @@ pub enum TlsError {
     DeviceClientAuth,
 }
 
+/// The CAs whose client certificates are trusted, where they come from somebody else than the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCas {
+    pub pem: Arc<str>,
+    /// CAs that were ours. No path goes through one, also not from a root that is trusted.
+    pub retired: Vec<Fingerprint>,
+}
+
 /// The contents of the files.
 pub(super) struct Files {
     certificate: Vec<u8>,
     key: SecretSlice<u8>,
     client_ca: Option<Vec<u8>>,
+    retired: Vec<Fingerprint>,
 }
 
 impl Files {
-    pub(super) async fn read(settings: &TlsSettings) -> Result<Self, TlsError> {
-        let client_ca = match &settings.client_ca_file {
-            Some(path) if settings.client_auth != ClientAuth::None => Some(read(path, false).await?),
-            _ => None,
+    /// `cas`: instead of the file of CAs.
+    pub(super) async fn read(settings: &TlsSettings, cas: Option<&ClientCas>) -> Result<Self, TlsError> {
+        let client_ca = match (&settings.client_ca_file, cas) {
+            (Some(_), _) if settings.client_auth == ClientAuth::None => None,
+            (Some(_), Some(cas)) => Some(cas.pem.as_bytes().to_vec()),
+            (Some(path), None) => Some(read(path, false).await?),
+            (None, _) => None,
         };
-        let key = read(&settings.key_file, !settings.dev).await?.into();
-        Ok(Self { certificate: read(&settings.certificate_file, false).await?, key, client_ca })
+        let retired = cas.map(|cas| cas.retired.clone()).unwrap_or_default();
+        let key = read(&settings.key_file, !settings.dev).await?;
+        // A file that holds the chain too changes both at one moment.
+        let certificate = match CertificateDer::pem_slice_iter(&key).next() {
+            Some(Ok(_)) => public_part(&key),
+            _ => read(&settings.certificate_file, false).await?,
+        };
+        Ok(Self { certificate, key: key.into(), client_ca, retired })
     }
 
     /// Names these contents.
@@ -76,10 +97,19 @@ impl Files {
             context.update(&part.len().to_be_bytes());
             context.update(part);
         }
+        for retired in &self.retired {
+            context.update(&retired.0);
+        }
         let mut sum = [0; 32];
         sum.copy_from_slice(context.finish().as_ref());
         sum
     }
+}
+
+/// What stands before the private key: our own files have the chain first.
+fn public_part(bytes: &[u8]) -> Vec<u8> {
+    let key = bytes.windows(PRIVATE.len()).position(|window| window == PRIVATE);
+    bytes[..key.unwrap_or(bytes.len())].to_vec()
 }
 
 /// The mode is that of the opened file, so that it cannot be exchanged in between.
@@ -179,7 +209,7 @@ fn judge(
         roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
     }
     let judge = Judge::new(listener, roots, Arc::clone(provider), clock.clone());
-    judge.map(Some).map_err(|error| wrong(error.to_string()))
+    judge.map(|judge| Some(judge.without(files.retired.clone()))).map_err(|error| wrong(error.to_string()))
 }
 
 /// At least one.

@@ -18,6 +18,8 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::peer::{Listener, Peer, PeerCert, Rejection, is_for_clients};
+use crate::domain::digest::sha256;
+use crate::domain::ids::Fingerprint;
 use crate::domain::time::Clock;
 use crate::observe;
 use crate::observe::net::Verdict;
@@ -33,6 +35,8 @@ pub(super) struct Judge {
     listener: Listener,
     paths: Arc<dyn ClientCertVerifier>,
     clock: Clock,
+    /// No path goes through these.
+    retired: Arc<[Fingerprint]>,
 }
 
 impl Judge {
@@ -44,7 +48,12 @@ impl Judge {
         clock: Clock,
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
         let paths = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
-        Ok(Self { listener, paths, clock })
+        Ok(Self { listener, paths, clock, retired: Arc::default() })
+    }
+
+    /// Trusts these CAs no more, also under a root that is trusted.
+    pub(super) fn without(self, retired: Vec<Fingerprint>) -> Self {
+        Self { retired: retired.into(), ..self }
     }
 
     /// The verdict on what the caller showed, leaf first.
@@ -98,12 +107,19 @@ impl Judge {
         if !is_for_clients(parsed) {
             return Err(Rejection::WrongUse);
         }
-        self.paths.verify_client_cert(leaf, intermediates, inside).map_err(|error| reason(&error))?;
+        let trusted: Vec<_> = intermediates.iter().filter(|one| !self.is_retired(one)).cloned().collect();
+        self.paths.verify_client_cert(leaf, &trusted, inside).map_err(|error| reason(&error))?;
         match now {
             now if now < from => Err(Rejection::NotYetValid),
             now if now > to => Err(Rejection::Expired),
             _ => Ok(()),
         }
+    }
+}
+
+impl Judge {
+    fn is_retired(&self, certificate: &CertificateDer<'_>) -> bool {
+        !self.retired.is_empty() && self.retired.contains(&Fingerprint(sha256(certificate)))
     }
 }
 

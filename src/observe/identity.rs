@@ -15,6 +15,8 @@ const SESSIONS: &str = "everbeat_identity_change_log_sessions_total";
 const ENROLLMENTS: &str = "everbeat_identity_enrollments_total";
 const BUNDLE_RELOADS: &str = "everbeat_identity_ca_bundle_reloads_total";
 const ISSUING_CA_EXPIRY: &str = "everbeat_identity_issuing_ca_expiry_timestamp_seconds";
+const KEYS: &str = "everbeat_identity_keys";
+const KEY_RELOADS: &str = "everbeat_identity_key_reloads_total";
 const EXPIRING: &str = "everbeat_identity_certificates_expiring";
 const REFUSED: &str = "everbeat_identity_refused_total";
 
@@ -30,6 +32,8 @@ pub(super) const METRICS: &[Metric] = &[
     counter(ENROLLMENTS, "Enrollments and renewals, by outcome."),
     counter(BUNDLE_RELOADS, "Loads of the CA bundle that clients are given, after the start, by outcome."),
     gauge(ISSUING_CA_EXPIRY, "When the issuing CA in use ends, in seconds since 1970."),
+    gauge(KEYS, "Keys that are accepted, by use (device and admin: of tokens; issuing: CAs) and state."),
+    counter(KEY_RELOADS, "Looks at the files of private keys, after the start, by outcome."),
     gauge(
         EXPIRING,
         "Active devices whose newest certificate ends within so many days. The same on every replica; looked up now and then.",
@@ -83,6 +87,16 @@ label!(
 );
 
 label!(
+    /// What a key signs.
+    KeyUse { Device = "device", Admin = "admin", Issuing = "issuing" }
+);
+
+label!(
+    /// Where a key that is accepted stands in its life.
+    KeyLife { Next = "next", Active = "active", Retiring = "retiring" }
+);
+
+label!(
     /// Why a caller was not let in.
     Reason {
         CertificateRequired = "certificate_required",
@@ -112,6 +126,7 @@ pub(super) fn zero() {
     }
     for outcome in Reload::ALL {
         metrics::counter!(BUNDLE_RELOADS, "outcome" => outcome.as_str()).absolute(0);
+        metrics::counter!(KEY_RELOADS, "outcome" => outcome.as_str()).absolute(0);
     }
     for reason in Reason::ALL {
         metrics::counter!(REFUSED, "reason" => reason.as_str()).absolute(0);
@@ -161,6 +176,15 @@ pub fn enrollment(outcome: Outcome) {
 
 pub fn issuing_ca_expiry(at: OffsetDateTime) {
     metrics::gauge!(ISSUING_CA_EXPIRY).set(timestamp(at));
+}
+
+pub fn keys(of: KeyUse, state: KeyLife, count: usize) {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    metrics::gauge!(KEYS, "use" => of.as_str(), "state" => state.as_str()).set(f64::from(count));
+}
+
+pub fn key_reload(outcome: Reload) {
+    metrics::counter!(KEY_RELOADS, "outcome" => outcome.as_str()).increment(1);
 }
 
 pub fn certificates_expiring(within: Within, devices: i64) {

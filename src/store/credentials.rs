@@ -32,6 +32,8 @@ pub struct Credential {
     pub device: DeviceId,
     pub not_after: OffsetDateTime,
     pub revoked: bool,
+    /// The CA that signed it; `None`: the first of this installation.
+    pub issuer: Option<Fingerprint>,
 }
 
 /// A certificate that was issued, to be recorded.
@@ -39,6 +41,8 @@ pub struct Credential {
 #[derive(Clone, Debug)]
 pub struct NewCredential {
     pub fingerprint: Fingerprint,
+    /// The CA that signed it.
+    pub issuer: Fingerprint,
     pub spki_sha256: [u8; 32],
     pub serial: [u8; 16],
     pub certificate_pem: String,
@@ -59,15 +63,17 @@ pub async fn load(control: &ControlStore, print: Fingerprint) -> Result<Loaded<C
         .read("credential_load", move |c| {
             Box::pin(async move {
                 let row = sqlx::query!(
-                    r#"select current_timeline() as "timeline!", device_id, not_after, revoked_at is not null as "revoked!"
+                    r#"select current_timeline() as "timeline!", device_id, not_after, revoked_at is not null as "revoked!",
+                              issuer
                        from credentials where fingerprint = $1"#,
                     &print.0[..]
                 )
                 .fetch_optional(&mut *c)
                 .await?;
                 let Some(row) = row else { return Ok(absent(c).await?) };
-                let device = DeviceId(row.device_id);
-                let credential = Credential { device, not_after: row.not_after, revoked: row.revoked };
+                let issuer = row.issuer.and_then(|print| print.try_into().ok()).map(Fingerprint);
+                let (device, not_after) = (DeviceId(row.device_id), row.not_after);
+                let credential = Credential { device, not_after, revoked: row.revoked, issuer };
                 Ok(Loaded { timeline: row.timeline, row: Some(credential) })
             })
         })
@@ -111,10 +117,12 @@ pub(super) async fn insert(
         Origin::Credential(parent) => (Some(parent.0.to_vec()), None),
         Origin::EnrollmentToken(token) => (None, Some(token)),
     };
-    sqlx::query!(
+    // Not under a CA that was retired before this replica had heard of it: nobody would accept the certificate.
+    let inserted = sqlx::query!(
         "insert into credentials (fingerprint, device_id, spki_sha256, parent, enrollment_token_id, serial,
-                                  certificate_pem, not_before, not_after)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                                  certificate_pem, not_before, not_after, issuer)
+         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10
+         where not exists (select from ca_certificates where fingerprint = $10 and state = 'retired')",
         &new.fingerprint.0[..],
         device.0,
         &new.spki_sha256[..],
@@ -123,10 +131,14 @@ pub(super) async fn insert(
         &new.serial[..],
         new.certificate_pem,
         new.not_before,
-        new.not_after
+        new.not_after,
+        &new.issuer.0[..]
     )
     .execute(&mut *c)
     .await?;
+    if inserted.rows_affected() == 0 {
+        return Err(sqlx::Error::RowNotFound);
+    }
     let superseded = sqlx::query_scalar!(
         "update credentials set revoked_at = clock_timestamp(), revoke_reason = $4
          where fingerprint in (
@@ -243,6 +255,9 @@ pub enum RenewRefusal {
     Suspended,
     #[error("the key cannot be certified")]
     KeyTaken,
+    /// The CA that signed it is retired.
+    #[error("the certificate's CA is trusted no more")]
+    Untrusted,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -263,7 +278,10 @@ async fn judge(
 ) -> Result<Renewable, super::Abort<RenewRefusal>> {
     let row = sqlx::query!(
         r#"select d.id, d.name, d.state, f.name as fleet_name, f.certificate_ttl_s, f.renew_expired_within_s,
-                  k.not_after, k.revoked_at is not null as "revoked!"
+                  k.not_after, k.revoked_at is not null as "revoked!",
+                  exists (select from ca_certificates a where a.state = 'retired' and a.fingerprint = coalesce(k.issuer,
+                    (select fingerprint from ca_certificates where kind = 'issuing'
+                     order by created_at, fingerprint limit 1))) as "untrusted!"
            from credentials k join devices d on d.id = k.device_id join fleets f on f.id = d.fleet_id
            where k.fingerprint = $1"#,
         &print.0[..]
@@ -272,6 +290,9 @@ async fn judge(
     let window = Duration::from_secs(u64::try_from(row.renew_expired_within_s).unwrap_or(0));
     if row.revoked {
         return refuse(RenewRefusal::Revoked);
+    }
+    if row.untrusted {
+        return refuse(RenewRefusal::Untrusted);
     }
     if DeviceState::from_column(&row.state) != DeviceState::Active {
         return refuse(RenewRefusal::Suspended);

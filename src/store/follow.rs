@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::changes::{CHANNEL, ChangeKind};
 use super::error::{Fault, StoreError};
-use super::keys::TokenKeyRow;
+use super::keys::{CaRow, KeyState, PublicKeys, TokenKeyRow};
 use super::session::Session;
-use crate::domain::ids::ReplicaId;
+use crate::domain::ids::{Fingerprint, ReplicaId};
 
 crate::statements! {
     /// The proof of freshness: an upsert of the replica's own row. Parameters: id, address, version.
@@ -18,6 +18,8 @@ crate::statements! {
     CHANGES_SINCE = "changes_since";
     /// The token keys that are to be trusted.
     TOKEN_KEYS_TRUSTED = "token_keys_trusted";
+    /// The CAs of this installation.
+    CA_CERTIFICATES_KNOWN = "ca_certificates_known";
 }
 
 /// More than this is new in one read, and forgetting everything is cheaper than applying it.
@@ -96,19 +98,33 @@ pub async fn read(session: &Session, cursor: &Cursor, limit: Duration) -> Result
     Ok((Batch::Changes(changes), moved))
 }
 
-/// The public token keys in state `next` and `active`.
-pub async fn token_keys(session: &Session, limit: Duration) -> Result<Vec<TokenKeyRow>, StoreError> {
+/// Every CA, and the token keys that are accepted.
+pub async fn keys(session: &Session, limit: Duration) -> Result<PublicKeys, StoreError> {
     let rows = session.query(&TOKEN_KEYS_TRUSTED, &[], limit).await?;
     let name = TOKEN_KEYS_TRUSTED.name;
-    rows.iter()
-        .map(|row| {
-            Ok(TokenKeyRow {
-                kid: value(name, Some(row), "kid")?,
-                audience: value(name, Some(row), "audience")?,
-                public_key_pem: value(name, Some(row), "public_key_pem")?,
-            })
+    let token_key = |row| {
+        Ok(TokenKeyRow {
+            kid: value(name, Some(row), "kid")?,
+            audience: value(name, Some(row), "audience")?,
+            public_key_pem: value(name, Some(row), "public_key_pem")?,
+            state: KeyState::from_column(value(name, Some(row), "state")?),
         })
-        .collect()
+    };
+    let token_keys = rows.iter().map(token_key).collect::<Result<_, StoreError>>()?;
+    let rows = session.query(&CA_CERTIFICATES_KNOWN, &[], limit).await?;
+    let name = CA_CERTIFICATES_KNOWN.name;
+    let ca = |row| {
+        let print: &[u8] = value(name, Some(row), "fingerprint")?;
+        let odd = |_| StoreError::new(name, Fault::Refused, "a fingerprint is 32 bytes");
+        Ok(CaRow {
+            kind: value(name, Some(row), "kind")?,
+            fingerprint: Fingerprint(print.try_into().map_err(odd)?),
+            certificate_pem: value(name, Some(row), "certificate_pem")?,
+            state: KeyState::from_column(value(name, Some(row), "state")?),
+        })
+    };
+    let certificates = rows.iter().map(ca).collect::<Result<_, StoreError>>()?;
+    Ok(PublicKeys { certificates, token_keys })
 }
 
 /// A key of the log as an id.
@@ -116,9 +132,9 @@ pub fn uuid_key(change: &Change) -> Option<Uuid> {
     Uuid::try_parse(&change.key).ok()
 }
 
-fn value<T: for<'a> tokio_postgres::types::FromSql<'a>>(
+fn value<'r, T: tokio_postgres::types::FromSql<'r>>(
     name: &'static str,
-    row: Option<&Row>,
+    row: Option<&'r Row>,
     column: &str,
 ) -> Result<T, StoreError> {
     let row = row.ok_or_else(|| StoreError::new(name, Fault::Refused, "no row"))?;

@@ -1,5 +1,5 @@
 //! The public halves: CA certificates and token keys. Private halves are in files; the database says which of them
-//! are ours.
+//! are ours, and which one signs. [`super::key_life`] has the changes after the first.
 
 use sqlx::PgConnection;
 
@@ -9,25 +9,58 @@ use super::error::StoreError;
 use crate::domain::digest::hex;
 use crate::domain::ids::Fingerprint;
 
+/// Where a key stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyState {
+    /// Published and accepted; signs nothing yet.
+    Next,
+    /// Signs. One for each use.
+    Active,
+    /// Signs no more; what it signed is accepted.
+    Retiring,
+    /// Accepted no more.
+    Retired,
+}
+
+impl KeyState {
+    pub const ALL: [Self; 4] = [Self::Next, Self::Active, Self::Retiring, Self::Retired];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Next => "next",
+            Self::Active => "active",
+            Self::Retiring => "retiring",
+            Self::Retired => "retired",
+        }
+    }
+
+    /// A state that this binary does not know is of a newer one: such a key is not ours to use.
+    pub fn from_column(text: &str) -> Self {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).unwrap_or(Self::Retired)
+    }
+}
+
 /// A row of `ca_certificates`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaRow {
     /// `root` or `issuing`.
     pub kind: String,
     pub fingerprint: Fingerprint,
     pub certificate_pem: String,
+    pub state: KeyState,
 }
 
 /// A row of `token_keys`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenKeyRow {
     pub kid: String,
     /// `device` or `admin`.
     pub audience: String,
     pub public_key_pem: String,
+    pub state: KeyState,
 }
 
-/// What the database publishes: rows in state `next` and `active`.
+/// What the database publishes, the oldest CA first. Token keys that are accepted no more may be missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublicKeys {
     pub certificates: Vec<CaRow>,
@@ -43,29 +76,32 @@ pub enum PublishRefusal {
     Store(#[from] StoreError),
 }
 
-/// What is published now.
+/// What is published now, retired keys too.
 pub async fn load(control: &ControlStore) -> Result<PublicKeys, StoreError> {
     control.read("keys_load", |c| Box::pin(async move { Ok(read(c).await?) })).await
 }
 
 async fn read(c: &mut PgConnection) -> Result<PublicKeys, sqlx::Error> {
     let certificates = sqlx::query!(
-        "select kind, fingerprint, certificate_pem from ca_certificates where state in ('next', 'active')
-         order by kind, fingerprint"
+        "select kind, fingerprint, certificate_pem, state from ca_certificates order by created_at, kind desc, fingerprint"
     )
     .fetch_all(&mut *c)
     .await?;
-    let token_keys = sqlx::query_as!(
-        TokenKeyRow,
-        "select kid, audience, public_key_pem from token_keys where state in ('next', 'active') order by kid"
-    )
-    .fetch_all(&mut *c)
-    .await?;
+    let token_keys = sqlx::query!("select kid, audience, public_key_pem, state from token_keys order by kid")
+        .fetch_all(&mut *c)
+        .await?;
     let certificates = certificates.into_iter().filter_map(|row| {
         let fingerprint = Fingerprint(row.fingerprint.as_slice().try_into().ok()?);
-        Some(CaRow { kind: row.kind, fingerprint, certificate_pem: row.certificate_pem })
+        let state = KeyState::from_column(&row.state);
+        Some(CaRow { kind: row.kind, fingerprint, certificate_pem: row.certificate_pem, state })
     });
-    Ok(PublicKeys { certificates: certificates.collect(), token_keys })
+    let token_keys = token_keys.into_iter().map(|row| TokenKeyRow {
+        kid: row.kid,
+        audience: row.audience,
+        public_key_pem: row.public_key_pem,
+        state: KeyState::from_column(&row.state),
+    });
+    Ok(PublicKeys { certificates: certificates.collect(), token_keys: token_keys.collect() })
 }
 
 /// Publishes the first keys of a database. Refuses when there are any, whatever their state.
@@ -82,30 +118,39 @@ pub async fn publish(log: &ChangeLog, keys: PublicKeys) -> Result<(), PublishRef
                 return refuse(PublishRefusal::Exists);
             }
             for row in &keys.certificates {
-                sqlx::query!(
-                    "insert into ca_certificates (fingerprint, kind, state, certificate_pem) values ($1, $2, 'active', $3)",
-                    &row.fingerprint.0[..],
-                    row.kind,
-                    row.certificate_pem
-                )
-                .execute(&mut *c)
-                .await?;
-                append(c, ChangeKind::Ca, &hex(&row.fingerprint.0)).await?;
+                insert_ca(c, row).await?;
             }
             for row in &keys.token_keys {
-                sqlx::query!(
-                    "insert into token_keys (kid, audience, algorithm, public_key_pem, state)
-                     values ($1, $2, 'ES256', $3, 'active')",
-                    row.kid,
-                    row.audience,
-                    row.public_key_pem
-                )
-                .execute(&mut *c)
-                .await?;
-                append(c, ChangeKind::TokenKey, &row.kid).await?;
+                insert_token_key(c, row).await?;
             }
             Ok(())
         })
     })
     .await
+}
+
+pub(super) async fn insert_ca(c: &mut PgConnection, row: &CaRow) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into ca_certificates (fingerprint, kind, state, certificate_pem) values ($1, $2, $3, $4)",
+        &row.fingerprint.0[..],
+        row.kind,
+        row.state.as_str(),
+        row.certificate_pem
+    )
+    .execute(&mut *c)
+    .await?;
+    append(c, ChangeKind::Ca, &hex(&row.fingerprint.0)).await
+}
+
+pub(super) async fn insert_token_key(c: &mut PgConnection, row: &TokenKeyRow) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into token_keys (kid, audience, algorithm, public_key_pem, state) values ($1, $2, 'ES256', $3, $4)",
+        row.kid,
+        row.audience,
+        row.public_key_pem,
+        row.state.as_str()
+    )
+    .execute(&mut *c)
+    .await?;
+    append(c, ChangeKind::TokenKey, &row.kid).await
 }

@@ -24,6 +24,8 @@ pub mod fleets;
 pub mod follow;
 mod gate;
 pub mod idempotency;
+pub mod key_life;
+pub mod key_views;
 pub mod keys;
 pub mod leases;
 pub mod migrate;

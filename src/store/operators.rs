@@ -108,6 +108,8 @@ pub async fn load_token(control: &ControlStore, jti: Uuid) -> Result<Loaded<Oper
 #[derive(Clone, Debug)]
 pub struct NewOperatorToken<T> {
     pub jti: Uuid,
+    /// The key that signed it.
+    pub kid: String,
     pub expires_at: OffsetDateTime,
     /// The text, for the caller; it is not stored.
     pub signed: T,
@@ -155,11 +157,12 @@ pub async fn mint<T: Send + 'static>(
             let token = sign(id, operator.session_version)
                 .map_err(|_| Abort::Refuse(ChangeError::Conflict("the token cannot be signed")))?;
             sqlx::query!(
-                "insert into operator_tokens (jti, operator_id, session_version, expires_at) values ($1, $2, $3, $4)",
+                "insert into operator_tokens (jti, operator_id, session_version, expires_at, kid) values ($1, $2, $3, $4, $5)",
                 token.jti,
                 id.0,
                 operator.session_version,
-                token.expires_at
+                token.expires_at,
+                token.kid
             )
             .execute(&mut *c)
             .await?;

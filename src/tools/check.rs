@@ -50,10 +50,14 @@ fn check_keys(settings: &Settings, checked: &mut Checked) -> Option<Pki> {
     };
     let now = Clock::System.wall();
     let server = ca::chain_end(&pki.server_chain_pem);
-    for (file, end) in [("issuing.pem", Ok(pki.issuer.not_after())), ("server.pem", server)] {
+    let issuers = pki.held.issuers.iter();
+    // The first one's certificate has a file of its own.
+    let issuers = issuers.map(|held| (held.file.replace("issuing.key", "issuing.pem"), Ok(held.issuer.not_after())));
+    for (file, end) in issuers.chain([("server.pem".to_owned(), server)]) {
         match end {
             Ok(end) if end <= now => {
-                checked.problems.push(format!("pki.dir: {file} ended at {}: replace it", rfc3339(end)));
+                let advice = "replace it (docs/keys.md), or remove it if the database has retired it";
+                checked.problems.push(format!("pki.dir: {file} ended at {}: {advice}", rfc3339(end)));
             }
             Ok(end) => checked.found.push(format!("{file} is good until {}", rfc3339(end))),
             Err(error) => checked.problems.push(format!("pki.dir: {file}: {error}")),

@@ -1,6 +1,5 @@
 //! What sets a deployment up: schema, keys, the first operator. Used by the commands and by `everbeat dev`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::operators::{self, FleetRole};
@@ -69,7 +68,7 @@ pub async fn init(
     let control = control(settings, tasks, random).await?;
     if join {
         let ours = pki::load(&settings.pki_dir, settings.dev).map_err(|error| error.to_string())?;
-        return keys::check(&control, &ours.public_halves()).await.map_err(|error| error.to_string());
+        return keys::check(&control, &ours.public_halves()).await.map(drop).map_err(|error| error.to_string());
     }
     // Asked before any file is made: a second PKI would be of no use, and in the way of the one that counts.
     if pki::is_absent(&settings.pki_dir) && keys::any(&control).await.map_err(|error| error.to_string())? {
@@ -101,11 +100,13 @@ pub async fn minted(
     request: MintRequest,
 ) -> Result<Minted, String> {
     let control = control(settings, tasks, random).await?;
-    let pki = Arc::new(pki::load(&settings.pki_dir, settings.dev).map_err(|error| error.to_string())?);
-    keys::check(&control, &pki.public_halves()).await.map_err(|error| error.to_string())?;
+    let pki = pki::load(&settings.pki_dir, settings.dev).map_err(|error| error.to_string())?;
+    let published = keys::check(&control, &pki.public_halves()).await.map_err(|error| error.to_string())?;
+    let keys = pki.held.ring(&published).tokens.clone();
+    let keys = keys.ok_or("an active token key is not among the files in pki.dir: copy it from a replica")?;
     let grants = operators::grants(&control, &request.roles).await?;
     let grants = (!request.roles.is_empty()).then_some(grants);
     let mint = Mint { subject: request.subject, grants, ttl: request.ttl };
-    let minted = mint_token(&ChangeLog::direct(control), &pki, &Clock::System, mint).await;
+    let minted = mint_token(&ChangeLog::direct(control), keys, &Clock::System, mint).await;
     minted.map_err(|error| error.to_string())
 }

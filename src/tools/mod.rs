@@ -9,5 +9,6 @@ pub mod dev;
 pub mod device;
 pub mod drill;
 mod enrolling;
+pub mod key_life;
 pub mod operators;
 mod page;

@@ -22,20 +22,20 @@ const PATIENT: [(&str, &str); 2] =
 const LISTENER: &str = "[admin]\nfirst_request_deadline_ms = 300000\nidle_max_ms = 300000\n\
                         [database]\nstatement_deadline_ms = 20000\n";
 
-struct Ran {
+pub struct Ran {
     ok: bool,
     out: String,
     err: String,
 }
 
 impl Ran {
-    fn good(self) -> String {
+    pub fn good(self) -> String {
         assert!(self.ok, "{}{}", self.out, self.err);
         self.out
     }
 
     /// Failed, and says all of this.
-    fn says(&self, parts: &[&str]) {
+    pub fn says(&self, parts: &[&str]) {
         assert!(!self.ok, "{}", self.out);
         for part in parts {
             assert!(self.err.contains(part), "{part:?} is not in: {}", self.err);
@@ -43,7 +43,7 @@ impl Ran {
     }
 }
 
-async fn everbeat(app: &TestApp, args: &[&str], environment: &[(&str, &str)]) -> Ran {
+pub async fn everbeat(app: &TestApp, args: &[&str], environment: &[(&str, &str)]) -> Ran {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_everbeat"));
     command.args(args).arg("--config").arg(app.settings_file()).envs(PATIENT).envs(environment.iter().copied());
     let output = command.output().await.unwrap();

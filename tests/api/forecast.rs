@@ -44,7 +44,7 @@ async fn the_ends_are_metrics() {
     let app = TestApp::new().await;
     let issuing = gauge(&app, "everbeat_identity_issuing_ca_expiry_timestamp_seconds").await.unwrap();
     // Other replicas of this process have CAs of other tests; all are as old.
-    let expected = app.pki.issuer.not_after().unix_timestamp();
+    let expected = app.pki.held.issuers[0].issuer.not_after().unix_timestamp();
     assert!((f64::from(u32::try_from(expected).unwrap()) - issuing).abs() < 3_600.0, "{issuing} is not {expected}");
     let server = "everbeat_net_server_certificate_expiry_timestamp_seconds{listener=\"device\"}";
     let server = gauge(&app, server).await.unwrap();

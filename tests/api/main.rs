@@ -29,6 +29,7 @@ mod forecast;
 mod heartbeat;
 mod http;
 mod http2;
+mod keys;
 mod leave;
 mod metrics;
 mod promise;

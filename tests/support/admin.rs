@@ -12,6 +12,7 @@ use everbeat::domain::access::{Grants, Role};
 use everbeat::domain::ids::{DeviceId, Fingerprint, FleetId, ReplicaId};
 use everbeat::domain::time::Clock;
 use everbeat::http::{AdminApi, HttpSettings, admin_router};
+use everbeat::identity::keyring::Keyring;
 use everbeat::identity::operators::{EnrollmentTokenRequest, Mint};
 use everbeat::identity::{CacheSettings, Identity, IdentitySettings, Parts, keys, pki};
 use everbeat::lifecycle::readiness::{Check, Readiness};
@@ -261,6 +262,8 @@ async fn identity(store: &TestStore) -> Identity {
         store: store.settings.clone(),
         log: ChangeLog::start(store.control.clone(), &store.tasks),
         primary: store.primary.clone(),
+        keyring: Keyring::new(&pki),
+        tls: Vec::new(),
         pki,
         replica: ReplicaId(Uuid::now_v7()),
         addr: "127.0.0.1:8443".to_owned(),

@@ -57,7 +57,7 @@ impl Drop for Replica {
 }
 
 impl Replica {
-    async fn start(settings: Settings) -> Self {
+    pub async fn start(settings: Settings) -> Self {
         let tasks = Tasks::new(Shutdown::new());
         let ground =
             Ground { clock: Clock::System, random: Random::from_os(), tasks: tasks.clone(), metrics: metrics() };
@@ -216,7 +216,7 @@ impl TestApp {
 
     /// A certificate of our CA, which the database does not know.
     pub fn issue(&self, device: Uuid, at: OffsetDateTime, ttl: Duration) -> Identity {
-        issue(&self.pki.issuer, device, at, ttl)
+        issue(&self.pki.held.issuers[0].issuer, device, at, ttl)
     }
 
     /// Makes a certificate known to the database as one of the device's.

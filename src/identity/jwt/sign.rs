@@ -1,5 +1,6 @@
 //! Signing tokens.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -26,13 +27,15 @@ pub struct SignedToken {
     pub expires_at: OffsetDateTime,
 }
 
-/// The private halves: signs both kinds of tokens.
+/// The two keys in use: signs both kinds of tokens.
+#[derive(Clone)]
 pub struct TokenKeys {
-    pub(super) device: Signer,
-    pub(super) operator: Signer,
+    pub(super) device: Arc<Signer>,
+    pub(super) operator: Arc<Signer>,
 }
 
-pub(super) struct Signer {
+/// A private key for one kind of tokens.
+pub struct Signer {
     pub(super) public: TokenPublicKey,
     header: Header,
     pub(super) key: EncodingKey,
@@ -43,8 +46,14 @@ impl TokenKeys {
     pub fn load(device_pem: &str, operator_pem: &str) -> Result<Self, BadTokenKey> {
         let device = Signer::load(Audience::Device, device_pem)?;
         let operator = Signer::load(Audience::Operator, operator_pem)?;
+        Self::of(Arc::new(device), Arc::new(operator))
+    }
+
+    /// The first for devices, the second for operators. They must differ.
+    pub fn of(device: Arc<Signer>, operator: Arc<Signer>) -> Result<Self, BadTokenKey> {
         if device.public.kid == operator.public.kid {
-            return Err(BadTokenKey { kid: device.public.kid, reason: "one key for devices and operators" });
+            let reason = "one key for devices and operators";
+            return Err(BadTokenKey { kid: device.public.kid.clone(), reason });
         }
         Ok(Self { device, operator })
     }
@@ -83,13 +92,18 @@ struct Extra {
 }
 
 impl Signer {
-    fn load(audience: Audience, pem: &str) -> Result<Self, BadTokenKey> {
+    /// From a private key, PKCS#8 in PEM, P-256.
+    pub fn load(audience: Audience, pem: &str) -> Result<Self, BadTokenKey> {
         let unreadable = |_| BadTokenKey { kid: audience.column().to_owned(), reason: "not a P-256 key in PKCS#8" };
         let pair = KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_ECDSA_P256_SHA256).map_err(unreadable)?;
         let kid = thumbprint(pair.public_key_raw());
         let header = Header { kid: Some(kid.clone()), ..Header::new(Algorithm::ES256) };
         let public = TokenPublicKey { kid, audience, public_key_pem: pair.public_key_pem() };
         Ok(Self { public, header, key: EncodingKey::from_ec_der(pair.serialized_der()) })
+    }
+
+    pub fn public(&self) -> &TokenPublicKey {
+        &self.public
     }
 
     fn sign(

@@ -33,7 +33,7 @@ impl Verifier {
         Self::default()
     }
 
-    /// Takes the keys in state `next` and `active`; retired ones are left out by the caller. A bad key changes
+    /// Takes the keys whose tokens are accepted; retired ones are left out by the caller. A bad key changes
     /// nothing: the old table stays.
     pub fn replace(&self, rows: &[TokenPublicKey]) -> Result<(), BadTokenKey> {
         let mut table = HashMap::with_capacity(rows.len());

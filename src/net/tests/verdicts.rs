@@ -13,8 +13,9 @@ use uuid::Uuid;
 
 use super::pki::{Ca, Issued, Leaf, NOW};
 use super::rig::{Client, PATIENCE, Rig, read_to_end, settings, tls_settings, write};
+use crate::domain::ids::Fingerprint;
 use crate::domain::time::{Clock, unix_us};
-use crate::net::{ClientAuth, Listener, PeerCert, Reloaded, TlsError, TlsHandle};
+use crate::net::{ClientAuth, ClientCas, Listener, PeerCert, Reloaded, TlsError, TlsHandle};
 
 const ID: Uuid = Uuid::from_u128(0x0192_f6d0_7b7a_7c3e_9d5e_0123_4567_89ab);
 
@@ -191,6 +192,37 @@ async fn a_reload_swaps_a_whole_configuration_or_nothing() {
     std::fs::remove_file(rig.files.path().join("ca.pem")).unwrap();
     assert!(matches!(rig.tls.reload().await, Err(TlsError::Read { .. })));
     assert!(rig.get(Some(&device_of(&rig)), "/").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_retired_ca_is_in_no_path_although_its_root_is_trusted() {
+    let rig = Rig::device(settings()).await;
+    let (retired, going_on) = (rig.root.sub("issuing, retired"), rig.root.sub("issuing, the next"));
+    let get = async |ca: &Ca| rig.get(Some(&ca.issue(&device()).with(ca)), "/").await.unwrap();
+    assert!(get(&retired).await.contains("verified") && get(&going_on).await.contains("verified"));
+    let cas = |names: Vec<Fingerprint>| Arc::new(ClientCas { pem: rig.root.pem().into(), retired: names });
+    let print = Fingerprint(crate::domain::digest::sha256(&retired.der()));
+    assert_eq!(rig.tls.trust(cas(vec![print])).await, Ok(Reloaded::Swapped));
+    assert_eq!(rig.tls.trust(cas(vec![print])).await, Ok(Reloaded::Unchanged));
+    assert!(get(&retired).await.contains("untrusted_issuer") && get(&going_on).await.contains("verified"));
+    // Instead of the file: what was only there is trusted no more.
+    let alone = rig.issuing.issue(&device());
+    assert!(rig.get(Some(&alone), "/").await.unwrap().contains("untrusted_issuer"));
+    let nothing = Arc::new(ClientCas { pem: "".into(), retired: Vec::new() });
+    assert!(matches!(rig.tls.trust(nothing).await, Err(TlsError::Certificate { .. })));
+    assert!(get(&going_on).await.contains("verified"), "the old ones stay");
+}
+
+#[tokio::test]
+async fn a_file_of_key_and_chain_counts_before_the_chains_own() {
+    let mut rig = Rig::device(settings()).await;
+    let next = Ca::new("servers, next");
+    let server = next.server(None);
+    write(rig.files.path(), "server.key", &(server.pem.clone() + &server.key_pem));
+    assert_eq!(rig.tls.reload().await, Ok(Reloaded::Swapped));
+    assert!(rig.get(None, "/").await.is_err(), "the client trusts only the old server CA");
+    rig.server_ca = next;
+    assert!(rig.get(None, "/").await.is_ok());
 }
 
 #[tokio::test]
