@@ -22,7 +22,7 @@ patiently everbeat migrate --config "$config"
 # Keys that are the database's are kept. Otherwise all are made, or what an interrupted run began is finished; a key is
 # never overwritten.
 keys() {
-    if [ -s "$pki/token-operator.key" ] && everbeat init --config "$config" --join; then return 0; fi
+    if [ -s "$pki/ca.pem" ] && everbeat init --config "$config" --join; then return 0; fi
     set -- --config "$config"
     for name in $(printf '%s' "$EVERBEAT_SERVER_NAMES" | tr ',' ' '); do set -- "$@" --server-name "$name"; done
     everbeat init "$@"
