@@ -78,6 +78,10 @@ pub enum FaultKind {
     ClockStep(i8),
     /// Every answer from the database is late by so many milliseconds.
     Delay(u16),
+    /// The next token key of devices is made, published, confirmed by every replica and used.
+    ReplaceTokenKey,
+    /// The same with the issuing CA, and a new server certificate by it.
+    ReplaceCa,
 }
 
 /// One thing done at one time.

@@ -108,7 +108,8 @@ impl Compose {
     pub fn can(&self, fault: &Fault) -> bool {
         let database = matches!(fault.node, Node::Primary | Node::SyncStandby | Node::OtherStandby | Node::Standbys);
         match fault.kind {
-            FaultKind::DropCampaignAnswer => false,
+            // Keys are made where pki.dir is writable: in no replica's container.
+            FaultKind::DropCampaignAnswer | FaultKind::ReplaceTokenKey | FaultKind::ReplaceCa => false,
             FaultKind::Delay(_) | FaultKind::CutAfterCommit => fault.node == Node::Replica(3) && self.proxy.is_some(),
             FaultKind::PostmasterKill
             | FaultKind::Switchover

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{Local, STOP_LIMIT};
+use super::{Local, STOP_LIMIT, keys};
 use crate::lifecycle::tasks;
 use crate::tools::dev::replicas::Replica;
 use crate::tools::drill::deployment::Member;
@@ -33,12 +33,17 @@ pub(super) fn can(fault: &Fault) -> bool {
         | Kind::Delay(_) => on_replica,
         Kind::FreezeHost | Kind::PostmasterKill | Kind::Stop => on_database,
         Kind::CutOff(Cut::Both) | Kind::Switchover => fault.node == Node::Primary,
+        // All replicas share one directory of keys.
+        Kind::ReplaceTokenKey | Kind::ReplaceCa => on_replica,
         // A stranger's connections would need a stranger.
         Kind::TakeConnections | Kind::CutOff(_) | Kind::FreezePatroni | Kind::FillDisk | Kind::ClockStep(_) => false,
     }
 }
 
 pub(super) async fn inject(local: &mut Local, kind: FaultKind, member: Member) -> Result<(), String> {
+    if matches!(kind, FaultKind::ReplaceTokenKey | FaultKind::ReplaceCa) {
+        return keys::replace(local.place.path("drill.toml"), kind).await;
+    }
     match member {
         Member::Replica(number) => on_replica(local, kind, usize::from(number) - 1),
         Member::Database(number) => on_database(local, kind, usize::from(number) - 1).await,

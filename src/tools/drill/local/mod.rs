@@ -6,6 +6,7 @@
 
 mod database;
 mod faults;
+mod keys;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;

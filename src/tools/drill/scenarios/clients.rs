@@ -15,14 +15,10 @@ const SILENCE_SEEN: Duration = Duration::from_secs(20);
 const AWAY_LONG: Duration = Duration::from_secs(75);
 
 pub(super) fn all() -> Vec<Scenario> {
-    let roll = |number: u8| {
-        let after = ROLL_STEP * u32::from(number - 1);
-        Fault::new(Kind::Terminate, Node::Replica(number), ROLL_HOLD).after(after)
-    };
     let mut rolling = scenario(
         "rolling-restart",
         "One replica after the other is terminated and started: no client that retries once sees a failure.",
-        (1..=3).map(roll).collect(),
+        (1..=3).map(|number| roll(number, ROLL_STEP * u32::from(number - 1))).collect(),
     );
     rolling.bounds.failed_after_one_retry = Some(0);
     let mut killed = scenario(
@@ -73,5 +69,33 @@ pub(super) fn all() -> Vec<Scenario> {
         "Every answer of the database to one replica is half a second late.",
         vec![Fault::new(Kind::Delay(500), Node::Replica(3), HOLD)],
     );
-    vec![rolling, killed, balancer, blind, listener, every_commit, one_commit, late]
+    let others = vec![rolling, killed, balancer, blind, listener, every_commit, one_commit, late];
+    keys_replaced().into_iter().chain(others).collect()
+}
+
+fn roll(number: u8, after: Duration) -> Fault {
+    Fault::new(Kind::Terminate, Node::Replica(number), ROLL_HOLD).after(after)
+}
+
+/// Everybody restarts afterwards: what was replaced must be found again.
+fn keys_replaced() -> Vec<Scenario> {
+    let replaced = |name, about, kind| {
+        let rolling = (1..=3).map(|number| roll(number, ROLL_STEP * u32::from(number)));
+        let mut replaced = scenario(name, about, at_once(kind, Node::Replica(1)).into_iter().chain(rolling).collect());
+        replaced.bounds.failed_after_one_retry = Some(0);
+        replaced
+    };
+    let token_key = replaced(
+        "token-key-replaced",
+        "The key that signs devices' tokens is replaced, then each replica restarts: no client that retries once sees a \
+         failure.",
+        Kind::ReplaceTokenKey,
+    );
+    let ca = replaced(
+        "ca-replaced",
+        "The issuing CA and the server's certificate are replaced, then each replica restarts: no client that retries \
+         once sees a failure.",
+        Kind::ReplaceCa,
+    );
+    vec![token_key, ca]
 }

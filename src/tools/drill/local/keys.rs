@@ -1,0 +1,52 @@
+//! Keys are replaced under load, as the people who run a deployment do it: made, published, confirmed by every replica,
+//! used. Nothing is undone: the next run finds other keys.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::{self, Settings};
+use crate::domain::random::Random;
+use crate::identity::jwt::Audience;
+use crate::lifecycle::shutdown::Shutdown;
+use crate::lifecycle::tasks::Tasks;
+use crate::store::key_views::KeyRole;
+use crate::tools::drill::scenario::FaultKind;
+use crate::tools::key_life::Desk;
+
+/// Until every replica has confirmed: a few looks at its files.
+const CONFIRMED_WITHIN: Duration = Duration::from_mins(1);
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// `file`: the drill's settings.
+pub(super) async fn replace(file: PathBuf, kind: FaultKind) -> Result<(), String> {
+    let loaded = config::load(std::slice::from_ref(&file));
+    let settings = loaded.map(|(_, settings)| settings).map_err(|errors| errors.to_string())?;
+    let tasks = Tasks::new(Shutdown::new());
+    let done = Box::pin(replaced(&settings, &tasks, kind)).await;
+    tasks.shutdown().abort();
+    let _ = tasks.finish(Duration::from_secs(1)).await;
+    done
+}
+
+async fn replaced(settings: &Settings, tasks: &Tasks, kind: FaultKind) -> Result<(), String> {
+    let mut desk = Desk::open(settings, tasks, Random::from_os()).await?;
+    let role = if kind == FaultKind::ReplaceCa { KeyRole::Issuing } else { KeyRole::Device };
+    if role == KeyRole::Issuing {
+        desk.next_ca(&settings.pki_dir.join("root.key")).await?;
+    } else {
+        desk.next_token_key(Audience::Device).await?;
+    }
+    let begun = Instant::now();
+    while let Err(error) = desk.activate(role, true).await {
+        if begun.elapsed() > CONFIRMED_WITHIN {
+            return Err(error);
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+    if role == KeyRole::Issuing {
+        desk.renew_server(&["localhost".to_owned(), "127.0.0.1".to_owned()]).await?;
+    }
+    Ok(())
+}
