@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::number::Number;
 use super::record::{Measured, Record};
 use super::resolve::{Resolved, Resolver};
 use crate::domain::reading::{Reading, Value, Values};
@@ -124,7 +123,7 @@ fn metrics(name: &str, record: &Resolved<'_>) -> Result<Vec<Metric>, String> {
         metrics.push((metric(name, &record.unit)?, value(measured)?));
     }
     if let Some(sum) = record.sum {
-        metrics.push((metric(name, &format!("{}*s", record.unit))?, finite(sum).ok_or("/s: is not a finite number")?));
+        metrics.push((metric(name, &format!("{}*s", record.unit))?, sum.value().ok_or("/s: is not a finite number")?));
     }
     Ok(metrics)
 }
@@ -138,15 +137,11 @@ fn metric(name: &str, unit: &str) -> Result<Box<str>, String> {
 
 fn value(measured: &Measured<'_>) -> Result<Value, String> {
     match measured {
-        Measured::Number(number) => finite(*number).ok_or_else(|| "/v: is not a finite number".to_owned()),
+        Measured::Number(number) => number.value().ok_or_else(|| "/v: is not a finite number".to_owned()),
         Measured::Bool(yes) => Ok((*yes).into()),
         Measured::Text(text) => item::text(text).map_err(|what| format!("/vs: {what}")),
         Measured::Data(bytes) => data_url(bytes).map_err(|what| format!("/vd: {what}")),
     }
-}
-
-fn finite(number: Number) -> Option<Value> {
-    number.value()
 }
 
 /// RFC 2397: a text that says by itself that it stands for bytes.
