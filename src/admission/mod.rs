@@ -4,6 +4,7 @@
 //!   commits. In need, lists are shed first and heartbeats last.
 //! - [`Admission::in_time`]: a request that cannot be answered within its caller's deadline is not begun.
 //! - [`Admission::spend`]: the rate of one device and of one fleet.
+//! - [`Failures`]: how often one address, or one enrollment token, may fail to prove who it is.
 //!
 //! Nothing waits here: what cannot enter is told so at once, and how long to stay away (who does not, is answered later:
 //! `http::frame`). A refusal costs its caller nothing but the pause: a bucket that refuses gives no token (that of a fleet
@@ -13,16 +14,19 @@
 //! replicas (each has its own, so a fleet's rate is that of one replica times those that it talks to).
 
 mod class;
+mod failures;
 mod limit;
 mod pause;
 mod rate;
 mod shares;
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use class::Class;
+pub use failures::{FailureSettings, Failures};
 pub use limit::{Limit, LimitSettings, Window};
 pub use rate::{Buckets, Left, Rate};
 pub use shares::{Room, Shares};
@@ -50,6 +54,7 @@ pub struct AdmissionSettings {
     pub device_rate: Rate,
     /// Requests of all devices of a fleet at one replica.
     pub fleet_rate: Rate,
+    pub failures: FailureSettings,
 }
 
 /// Why not, and how long to stay away, before jitter.
@@ -63,15 +68,22 @@ pub enum Refused {
     Device { pause: Duration },
     #[error("the fleet sends too often")]
     Fleet { pause: Duration },
+    #[error("too many attempts failed from this address")]
+    Address { pause: Duration },
+    #[error("too many attempts with this enrollment token failed")]
+    EnrollmentToken { pause: Duration },
 }
 
 impl Refused {
     /// How long to stay away, before jitter.
     pub fn pause(self) -> Duration {
         match self {
-            Self::Full { pause, .. } | Self::TooLate { pause } | Self::Device { pause } | Self::Fleet { pause } => {
-                pause
-            }
+            Self::Full { pause, .. }
+            | Self::TooLate { pause }
+            | Self::Device { pause }
+            | Self::Fleet { pause }
+            | Self::Address { pause }
+            | Self::EnrollmentToken { pause } => pause,
         }
     }
 }
@@ -93,8 +105,9 @@ struct Inner {
     commit_us: AtomicU32,
     /// How long to stay away, in milliseconds.
     pause_ms: AtomicU32,
-    devices: Buckets,
-    fleets: Buckets,
+    devices: Buckets<DeviceId>,
+    fleets: Buckets<FleetId>,
+    failures: Failures,
     clock: Clock,
     counters: [ClassCounters; Class::ALL.len()],
 }
@@ -146,6 +159,7 @@ impl Admission {
             pause_ms: millis(pause::MIN).into(),
             devices: Buckets::new(settings.device_rate, CALLERS_MAX),
             fleets: Buckets::new(settings.fleet_rate, CALLERS_MAX),
+            failures: Failures::new(settings.failures, clock.clone()),
             clock,
             counters: Class::ALL.map(|class| ClassCounters::of(class.as_str())),
         }))
@@ -178,6 +192,7 @@ impl Admission {
             self.0.commit_us.store(u32::try_from(mean.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
             self.0.pause_ms.store(millis(pause.of(self.commit())), Ordering::Relaxed);
             observe::limit(now);
+            self.0.failures.observe();
             for class in Class::ALL {
                 observe::under_way(class.as_str(), self.under_way(class));
             }
@@ -227,15 +242,31 @@ impl Admission {
     pub fn spend(&self, class: Class, device: DeviceId, fleet: FleetId) -> Result<Spent, Refused> {
         let now = self.0.clock.boottime();
         let shed = |stage| self.counters(class).shed(stage);
-        let device = self.0.devices.take(device.0, now).map_err(|pause| {
+        let device = self.0.devices.take(device, now).map_err(|pause| {
             shed(Stage::DeviceRate);
             Refused::Device { pause }
         })?;
-        let fleet = self.0.fleets.take(fleet.0, now).map_err(|pause| {
+        let fleet = self.0.fleets.take(fleet, now).map_err(|pause| {
             shed(Stage::FleetRate);
             Refused::Fleet { pause }
         })?;
         Ok(Spent { device, fleet })
+    }
+
+    /// May somebody at this address try to prove who they are? For what nobody vouches for yet: neither a certificate
+    /// nor a signature that was verified before.
+    pub fn may_try(&self, class: Class, from: IpAddr) -> Result<(), Refused> {
+        self.0.failures.address(from).inspect_err(|_| self.counters(class).shed(Stage::AddressFailures))
+    }
+
+    /// May somebody try with the enrollment token of this id?
+    pub fn may_try_token(&self, class: Class, id: &str) -> Result<(), Refused> {
+        self.0.failures.token(id).inspect_err(|_| self.counters(class).shed(Stage::TokenFailures))
+    }
+
+    /// Where failed attempts are noted.
+    pub fn failures(&self) -> &Failures {
+        &self.0.failures
     }
 
     pub fn under_way(&self, class: Class) -> u32 {
@@ -282,7 +313,9 @@ mod tests {
     fn admission(limit: u32, device_rate: Rate, fleet_rate: Rate) -> (Admission, Clock) {
         let clock = Clock::manual(1_700_000_000_000_000);
         let limits = LimitSettings { min: limit, max: limit, initial: limit };
-        (Admission::fixed(&AdmissionSettings { limit: limits, device_rate, fleet_rate }, clock.clone()), clock)
+        let failures = FailureSettings::UNLIMITED;
+        let settings = AdmissionSettings { limit: limits, device_rate, fleet_rate, failures };
+        (Admission::fixed(&settings, clock.clone()), clock)
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Token buckets, one for each caller: the generic cell rate algorithm (ITU-T I.371), which keeps a single number for
 //! a bucket, the time at which it will be full again.
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
-use uuid::Uuid;
 
 use crate::domain::time::Boottime;
 
@@ -69,12 +69,12 @@ fn take(full_at_us: u64, now_us: u64, rate: Rate) -> Result<u64, Duration> {
 
 /// Buckets of all callers of one kind. Whoever rested until its bucket was full is forgotten, and nothing with it.
 #[derive(Clone)]
-pub struct Buckets {
+pub struct Buckets<K> {
     rate: Rate,
-    full_at_us: Cache<Uuid, Arc<AtomicU64>>,
+    full_at_us: Cache<K, Arc<AtomicU64>>,
 }
 
-impl Buckets {
+impl<K: Hash + Eq + Send + Sync + 'static> Buckets<K> {
     /// `callers_max`: of those who come most often; the rest have a full bucket each time.
     pub fn new(rate: Rate, callers_max: u64) -> Self {
         let full_at_us = Cache::builder().max_capacity(callers_max);
@@ -95,7 +95,7 @@ impl Buckets {
     ///
     /// # Errors
     /// How long it has to wait.
-    pub fn take(&self, caller: Uuid, now: Boottime) -> Result<Option<Left>, Duration> {
+    pub fn take(&self, caller: K, now: Boottime) -> Result<Option<Left>, Duration> {
         if !self.rate.is_limited() {
             return Ok(None);
         }
@@ -110,12 +110,33 @@ impl Buckets {
             }
         }
     }
+
+    /// Would [`Self::take`] give one? Takes none, and remembers nobody.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn look(&self, caller: &K, now: Boottime) -> Result<(), Duration> {
+        let Some(bucket) = self.full_at_us.get(caller).filter(|_| self.rate.is_limited()) else { return Ok(()) };
+        take(bucket.load(Ordering::Relaxed), now.as_us(), self.rate).map(drop)
+    }
+
+    /// How many callers are remembered, more or less.
+    pub fn callers(&self) -> u64 {
+        self.full_at_us.entry_count()
+    }
+
+    /// Does at once what the cache does now and then: drops what is over or too many.
+    #[cfg(test)]
+    pub fn settle(&self) {
+        self.full_at_us.run_pending_tasks();
+    }
 }
 
 #[cfg(test)]
 #[expect(clippy::cast_precision_loss, reason = "spans of a few minutes")]
 mod tests {
     use proptest::prelude::*;
+    use uuid::Uuid;
 
     use super::*;
     use crate::domain::time::Clock;

@@ -41,6 +41,9 @@ pub(super) fn problems(keys: &Keys) -> Vec<String> {
     );
     rule(admission.device_burst > 0, "admission.device_burst: at least 1");
     rule(admission.fleet_burst > 0, "admission.fleet_burst: at least 1");
+    // The memory of callers does not reach further.
+    rule((1..=3_600).contains(&admission.failures_window_s), "admission.failures_window_s: between 1 and 3600");
+    rule(admission.failures_callers_max > 0, "admission.failures_callers_max: at least 1");
     rule(keys.ops.connections_max > 0, "ops.connections_max: at least 1");
     for (key, bytes) in [("http", keys.http.body_max_bytes), ("ingest", keys.ingest.body_max_bytes)] {
         let sentence = format!("{key}.body_max_bytes: between {} and {}", BODY_BYTES.start(), BODY_BYTES.end());
@@ -108,6 +111,8 @@ mod tests {
             ("DEVICES__UNVERIFIED_CONNECTIONS_MAX", "0", "devices.unverified_connections_max"),
             ("DEVICES__UNVERIFIED_REQUESTS_MAX", "0", "devices.unverified_requests_max"),
             ("OPS__CONNECTIONS_MAX", "0", "ops.connections_max"),
+            ("ADMISSION__FAILURES_WINDOW_S", "3601", "admission.failures_window_s"),
+            ("ADMISSION__FAILURES_CALLERS_MAX", "0", "admission.failures_callers_max"),
             ("HTTP__BODY_MAX_BYTES", "1023", "http.body_max_bytes: between 1024 and 67108864"),
             ("INGEST__BODY_MAX_BYTES", "67108865", "ingest.body_max_bytes"),
             ("LOG__FILTER", "everbeat=loud", "log.filter"),

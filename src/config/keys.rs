@@ -85,6 +85,10 @@ section!(Admission {
     device_burst: u32,
     fleet_requests_per_s: u32,
     fleet_burst: u32,
+    failures_per_address: u32,
+    failures_per_token: u32,
+    failures_window_s: u64,
+    failures_callers_max: u64,
 });
 section!(Ingest {
     body_max_bytes: usize,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::keys::User;
 use super::{ConfigErrors, Keys, bounds};
-use crate::admission::{AdmissionSettings, LimitSettings, Rate};
+use crate::admission::{AdmissionSettings, FailureSettings, LimitSettings, Rate};
 use crate::http::HttpSettings;
 use crate::identity::CacheSettings;
 use crate::ingest::{IngestSettings, Limits};
@@ -329,6 +329,12 @@ fn admission(keys: &Keys) -> AdmissionSettings {
         limit: LimitSettings { min: a.limit_min, max: a.limit_max, initial: a.limit_initial },
         device_rate: rate(a.device_requests_per_s, a.device_burst),
         fleet_rate: rate(a.fleet_requests_per_s, a.fleet_burst),
+        failures: FailureSettings {
+            address_max: a.failures_per_address,
+            token_max: a.failures_per_token,
+            window: Duration::from_secs(a.failures_window_s),
+            callers_max: a.failures_callers_max,
+        },
     }
 }
 

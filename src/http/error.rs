@@ -220,6 +220,11 @@ pub fn is_shed(response: &Response) -> bool {
     raised.is_some_and(|Raised(error)| error.0.is_counted)
 }
 
+/// What was raised, if anything.
+pub fn raised(response: &Response) -> Option<Slug> {
+    response.extensions().get::<Raised>().map(|Raised(error)| error.slug())
+}
+
 /// Makes an answer of a raised error, and of an error that the framework answered by itself. Headers that layers set
 /// (`Allow`) stay.
 pub fn render(response: Response, with: &Rendering<'_>) -> Response {

@@ -24,6 +24,16 @@ impl From<Refused> for ApiError {
             }
             Refused::Fleet { .. } => Self::because(Slug::RateLimited, "The devices of this fleet send too often.")
                 .limit("fleet_requests_per_s"),
+            Refused::Address { .. } => Self::because(
+                Slug::RateLimited,
+                "Too many attempts from this address failed. Nothing was looked at. Correct the token, and try again after the pause.",
+            )
+            .limit("failures_per_address"),
+            Refused::EnrollmentToken { .. } => Self::because(
+                Slug::RateLimited,
+                "Too many attempts with this enrollment token failed. Nothing was looked at. Try again after the pause, or ask an operator for another.",
+            )
+            .limit("failures_per_token"),
         };
         error.retry_after(refused.pause()).counted()
     }

@@ -21,7 +21,7 @@ use super::page::{PageQuery, Paging};
 use super::reference::DeviceRef;
 use super::route::{JSON, Method, Permission, Route, build};
 use super::*;
-use crate::admission::{Admission, AdmissionSettings, Class, LimitSettings, Permit, Rate, Refused};
+use crate::admission::{Admission, AdmissionSettings, Class, FailureSettings, LimitSettings, Permit, Rate, Refused};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::lifecycle::readiness::{Check, Readiness};
@@ -173,8 +173,12 @@ fn only_what_there_is_too_much_of_is_shed() {
 /// A listener that has no room for another exchange while the permit is there.
 fn full() -> (Shared, Permit) {
     let free = Rate { per_second: 0.0, burst: 1 };
-    let settings =
-        AdmissionSettings { limit: LimitSettings { min: 0, max: 0, initial: 0 }, device_rate: free, fleet_rate: free };
+    let settings = AdmissionSettings {
+        limit: LimitSettings { min: 0, max: 0, initial: 0 },
+        device_rate: free,
+        fleet_rate: free,
+        failures: FailureSettings::UNLIMITED,
+    };
     let admission = Admission::fixed(&settings, Clock::manual(0));
     let only = admission.enter(Class::Exchange).unwrap();
     (Shared { admission: Some(admission), ..shared() }, only)

@@ -2,6 +2,7 @@
 //! first, and the permission of the route becomes a proof. For want of room ([`enter`]) the frame refuses itself, before
 //! it does anything else.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +15,14 @@ use axum::response::{IntoResponse, Response};
 use super::accept;
 use super::authn::{Operator, WithCert, WithCertAndToken, WithOldCert, bearer};
 use super::body::{Bounds, check_declared};
-use super::error::ApiError;
+use super::error::{ApiError, raised};
 use super::frame::Row;
 use super::route::Permission;
 use super::{form, quota};
 use crate::admission::{Permit, Refused, Spent};
-use crate::identity::{AuthError, DeviceCaller, Identity};
+use crate::identity::{AuthError, DeviceCaller, Identity, OperatorCaller};
 use crate::net::{ConnInfo, Peer, Rejection};
+use crate::observe::admission::Attempt;
 use crate::observe::net::Port;
 use crate::presence::Contact;
 use crate::wire::problem::{FieldError, Slug};
@@ -49,7 +51,12 @@ async fn admit(row: &Row, request: Request, next: Next) -> Result<Response, ApiE
     let operator = authenticate(row, &mut parts).await?;
     let spent = parts.extensions.remove::<Spent>().unwrap_or_default();
     known_query(row, &parts)?;
+    let from = address(&parts);
     let mut response = next.run(Request::from_parts(parts, body)).await;
+    // Identity judges the token, wherever the route has it from.
+    if row.info.permission == Permission::EnrollmentToken && raised(&response) == Some(Slug::EnrollmentTokenInvalid) {
+        failed(row, Attempt::Enrollment, from);
+    }
     if response.status().is_success() && operator.is_some_and(|operator| !operator.has_asked()) {
         return Err(ApiError::internal("a handler succeeded without asking whether its operator may"));
     }
@@ -126,8 +133,9 @@ fn bounds(row: &Row) -> Bounds {
 /// Puts the proof that the permission stands for among the request's extensions; an operator's is also returned.
 async fn authenticate(row: &Row, parts: &mut Parts) -> Result<Option<Operator>, ApiError> {
     match row.info.permission {
+        Permission::Public => {}
         // The token of an enrollment is for its handler to find; identity checks it before anything else.
-        Permission::Public | Permission::EnrollmentToken => {}
+        Permission::EnrollmentToken => may_try(row, address(parts))?,
         Permission::Cert => {
             let caller = device(row, parts, false).await?;
             parts.extensions.insert(WithCert(caller));
@@ -142,13 +150,43 @@ async fn authenticate(row: &Row, parts: &mut Parts) -> Result<Option<Operator>, 
             parts.extensions.insert(WithOldCert(connection));
         }
         Permission::Operator(action) => {
-            let caller = identity(row)?.operator(bearer(&parts.headers)?).await?;
-            let operator = Operator::new(caller, action);
+            let operator = Operator::new(operator(row, parts).await?, action);
             parts.extensions.insert(operator.clone());
             return Ok(Some(operator));
         }
     }
     Ok(None)
+}
+
+/// Whose token was verified here before is not asked how often others at the same address have failed.
+async fn operator(row: &Row, parts: &Parts) -> Result<OperatorCaller, ApiError> {
+    let (identity, bearer, from) = (identity(row)?, bearer(&parts.headers)?, address(parts));
+    if !identity.has_verified(bearer).await {
+        may_try(row, from)?;
+    }
+    let caller = identity.operator(bearer).await;
+    if let Err(AuthError::TokenInvalid | AuthError::TokenExpired) = &caller {
+        failed(row, Attempt::Operator, from);
+    }
+    Ok(caller?)
+}
+
+/// The caller's, where there is a connection.
+fn address(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<Arc<ConnInfo>>().map(|connection| connection.remote.ip())
+}
+
+fn may_try(row: &Row, from: Option<IpAddr>) -> Result<(), ApiError> {
+    match (row.shared.admission.as_ref(), from) {
+        (Some(admission), Some(from)) => Ok(admission.may_try(row.info.class, from)?),
+        _ => Ok(()),
+    }
+}
+
+fn failed(row: &Row, attempt: Attempt, from: Option<IpAddr>) {
+    if let (Some(admission), Some(from)) = (row.shared.admission.as_ref(), from) {
+        admission.failures().failed(attempt, from);
+    }
 }
 
 fn identity(row: &Row) -> Result<&Identity, ApiError> {

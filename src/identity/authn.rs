@@ -113,6 +113,14 @@ impl Identity {
         counted(self.signed_in(bearer).await)
     }
 
+    /// Was the signature of this bearer token verified here before? Says nothing else of it, and looks nothing up.
+    pub async fn has_verified(&self, bearer: &str) -> bool {
+        match token_key(bearer) {
+            Ok(key) => self.0.records.verified.get(&key).await.is_some(),
+            Err(_) => false,
+        }
+    }
+
     /// A short access token for a device that calls, bound to its certificate.
     pub fn device_token(&self, caller: &DeviceCaller) -> Result<TokenAnswer, IdentityError> {
         let now = self.0.clock.wall();

@@ -6,6 +6,8 @@ const LIMIT: &str = "everbeat_admission_limit_requests";
 const UNDER_WAY: &str = "everbeat_admission_under_way_requests";
 const OFFERED: &str = "everbeat_admission_offered_total";
 const SHED: &str = "everbeat_admission_shed_total";
+const FAILED: &str = "everbeat_admission_failed_attempts_total";
+const FAILING: &str = "everbeat_admission_failing_callers";
 
 pub(super) const METRICS: &[Metric] = &[
     gauge(
@@ -15,6 +17,8 @@ pub(super) const METRICS: &[Metric] = &[
     gauge(UNDER_WAY, "Requests that are under way, by class."),
     counter(OFFERED, "Requests that asked to be let in, by class."),
     counter(SHED, "Requests that were not served, by class and by what refused them. Offered less shed is accepted."),
+    counter(FAILED, "Attempts to prove who is calling that failed and were counted, by what was attempted."),
+    gauge(FAILING, "Callers whose failed attempts are remembered, by what they are counted by."),
 ];
 
 /// What refused a request.
@@ -26,10 +30,21 @@ pub enum Stage {
     Deadline,
     DeviceRate,
     FleetRate,
+    /// Too many attempts failed from its address.
+    AddressFailures,
+    /// Too many attempts with its enrollment token failed.
+    TokenFailures,
 }
 
 impl Stage {
-    const ALL: [Self; 4] = [Self::Concurrency, Self::Deadline, Self::DeviceRate, Self::FleetRate];
+    const ALL: [Self; 6] = [
+        Self::Concurrency,
+        Self::Deadline,
+        Self::DeviceRate,
+        Self::FleetRate,
+        Self::AddressFailures,
+        Self::TokenFailures,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -37,8 +52,58 @@ impl Stage {
             Self::Deadline => "deadline",
             Self::DeviceRate => "device_rate",
             Self::FleetRate => "fleet_rate",
+            Self::AddressFailures => "address_failures",
+            Self::TokenFailures => "token_failures",
         }
     }
+}
+
+/// What failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    Enrollment,
+    Operator,
+}
+
+impl Attempt {
+    const ALL: [Self; 2] = [Self::Enrollment, Self::Operator];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Enrollment => "enrollment",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// What failed attempts are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailedBy {
+    Address,
+    EnrollmentToken,
+}
+
+impl FailedBy {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::EnrollmentToken => "enrollment_token",
+        }
+    }
+}
+
+pub fn zero_failures() {
+    for attempt in Attempt::ALL {
+        metrics::counter!(FAILED, "attempt" => attempt.as_str()).absolute(0);
+    }
+}
+
+pub fn failed(attempt: Attempt) {
+    metrics::counter!(FAILED, "attempt" => attempt.as_str()).increment(1);
+}
+
+pub fn failing(by: FailedBy, callers: u64) {
+    metrics::gauge!(FAILING, "by" => by.as_str()).set(f64::from(u32::try_from(callers).unwrap_or(u32::MAX)));
 }
 
 pub fn limit(requests: u32) {

@@ -25,6 +25,7 @@ mod drill;
 mod enrollment;
 mod est;
 mod events;
+mod failures;
 mod forecast;
 mod heartbeat;
 mod http;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
-use everbeat::admission::{Admission, AdmissionSettings, LimitSettings, Rate};
+use everbeat::admission::{Admission, AdmissionSettings, FailureSettings, LimitSettings, Rate};
 use everbeat::domain::access::{Grants, Role};
 use everbeat::domain::ids::{DeviceId, Fingerprint, FleetId, ReplicaId};
 use everbeat::domain::time::Clock;
@@ -119,6 +119,7 @@ impl Rig {
             limit: LimitSettings { min: 100, max: 100, initial: 100 },
             device_rate: free,
             fleet_rate: free,
+            failures: FailureSettings::UNLIMITED,
         };
         let api = AdminApi {
             identity: identity.clone(),

@@ -92,6 +92,18 @@ impl TestApp {
 
     /// On a database of the test's own.
     pub async fn on(database: StoreSettings, extra: &str) -> Self {
+        let mut app = Self::bare(database, extra).await;
+        app.admin_post("/v1/fleets", &json!({"name": "pumps", "heartbeat_interval_s": 30})).await.ok(201);
+        app.token = app.enrollment_token(1_000).await;
+        app
+    }
+
+    /// Without a fleet and a token: for listeners that take no call without a load balancer's word.
+    pub async fn starting(extra: &str) -> Self {
+        Self::bare(TestCluster::shared().database().await, extra).await
+    }
+
+    async fn bare(database: StoreSettings, extra: &str) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let pki_dir = scratch_dir("pki");
         let then = Clock::manual(Clock::System.unix_us() - i64::try_from(PKI_AGE.as_micros()).unwrap());
@@ -101,10 +113,7 @@ impl TestApp {
         let admin = set_up(&settings).await;
         let replica = Replica::start(settings.clone()).await;
         let honest = tokio::sync::Mutex::new(None);
-        let mut app = Self { settings, database, pki, replica, admin, token: String::new(), honest };
-        app.admin_post("/v1/fleets", &json!({"name": "pumps", "heartbeat_interval_s": 30})).await.ok(201);
-        app.token = app.enrollment_token(1_000).await;
-        app
+        Self { settings, database, pki, replica, admin, token: String::new(), honest }
     }
 
     /// The settings of this replica's first file, for commands.
@@ -184,6 +193,11 @@ impl TestApp {
         made["token"].as_str().unwrap().to_owned()
     }
 
+    /// A token of another admin.
+    pub async fn mint(&self, subject: &str) -> String {
+        mint(&self.settings, subject).await
+    }
+
     /// Enrolls a device, and gets it a token.
     pub async fn enroll(&self, name: &str) -> Caller {
         let key = KeyPair::generate().unwrap();
@@ -256,7 +270,7 @@ fn settings(database: &StoreSettings, pki_dir: &std::path::Path, extra: &str) ->
     let text = format!(
         "[replica]\ndev = true\n[pki]\ndir = \"{}\"\n[devices]\naddr = \"127.0.0.1:0\"\n\
          [admin]\naddr = \"127.0.0.1:0\"\n[ops]\naddr = \"127.0.0.1:0\"\n[durability]\npolicy = \"single\"\n\
-         [admission]\ndevice_requests_per_s = 0\n\
+         [admission]\ndevice_requests_per_s = 0\nfailures_per_address = 0\nfailures_per_token = 0\n\
          [database]\nhosts = {hosts:?}\nname = {:?}\ntls = \"disable\"\n{users}",
         pki_dir.display(),
         database.database
@@ -273,18 +287,27 @@ fn settings(database: &StoreSettings, pki_dir: &std::path::Path, extra: &str) ->
 
 /// Publishes the keys and mints an admin's token. With a long deadline: a test may be about short ones.
 async fn set_up(settings: &Settings) -> String {
+    let tasks = Tasks::new(Shutdown::new());
+    deploy::init(&patient(settings), &tasks, Random::from_os(), &[], false).await.unwrap();
+    tasks.shutdown().abort();
+    mint(settings, "root").await
+}
+
+/// A new token of an admin.
+async fn mint(settings: &Settings, subject: &str) -> String {
+    let tasks = Tasks::new(Shutdown::new());
+    let request =
+        MintRequest { subject: subject.to_owned(), roles: vec![(None, Role::Admin)], ttl: Duration::from_hours(1) };
+    let token = deploy::mint(&patient(settings), &tasks, Random::from_os(), request).await.unwrap();
+    tasks.shutdown().abort();
+    token
+}
+
+fn patient(settings: &Settings) -> Settings {
     let mut settings = settings.clone();
     let statement_deadline = Duration::from_secs(20);
     settings.store = Arc::new(StoreSettings { statement_deadline, ..(*settings.store).clone() });
-    let settings = &settings;
-    let tasks = Tasks::new(Shutdown::new());
-    let random = Random::from_os();
-    deploy::init(settings, &tasks, random.clone(), &[], false).await.unwrap();
-    let request =
-        MintRequest { subject: "root".to_owned(), roles: vec![(None, Role::Admin)], ttl: Duration::from_hours(1) };
-    let token = deploy::mint(settings, &tasks, random, request).await.unwrap();
-    tasks.shutdown().abort();
-    token
+    settings
 }
 
 /// A certificate with its private key.

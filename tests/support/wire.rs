@@ -152,6 +152,16 @@ impl Wire {
         Self { stream: Box::new(stream), came: Vec::new() }
     }
 
+    /// From behind a load balancer, which says this first.
+    pub async fn behind(addr: SocketAddr, header: &[u8], config: Arc<rustls::ClientConfig>) -> Self {
+        let mut tcp = TcpStream::connect(addr).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        tcp.write_all(header).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
+        Self { stream: Box::new(stream), came: Vec::new() }
+    }
+
     pub async fn plain(addr: SocketAddr) -> Self {
         Self { stream: Box::new(TcpStream::connect(addr).await.unwrap()), came: Vec::new() }
     }

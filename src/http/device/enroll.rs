@@ -6,10 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use crate::admission::Class;
+use crate::domain::enrollment::EnrollmentToken;
 use crate::http::api::DeviceApi;
 use crate::http::authn::WithOldCert;
 use crate::http::error::ApiError;
 use crate::http::extract::{Check, SecretJson};
+use crate::identity::{Csr, IdentityError};
 use crate::wire::device::{EnrollAnswer, EnrollRequest, RenewRequest};
 
 /// Those of the schema.
@@ -26,7 +29,20 @@ pub async fn enroll(
         .that(fits(&asked.csr, CSR_MAX), "/csr", "too long")
         .that(asked.tags.len() <= TAGS_MAX, "/tags", "too many")
         .done()?;
-    Ok((StatusCode::CREATED, Json(api.identity.enroll(&asked).await?)))
+    Ok((StatusCode::CREATED, Json(attempt(&api, &asked, Csr::Pem(&asked.csr)).await?)))
+}
+
+/// Enrolls, unless too many attempts with the token have failed. Those of the caller's address are counted by the guard.
+pub async fn attempt(api: &DeviceApi, asked: &EnrollRequest, csr: Csr<'_>) -> Result<EnrollAnswer, ApiError> {
+    let token = asked.token.parse::<EnrollmentToken>().ok();
+    if let Some(token) = &token {
+        api.admission.may_try_token(Class::Exchange, token.id())?;
+    }
+    let enrolled = api.identity.enroll_with(asked, csr).await;
+    if let (Err(IdentityError::EnrollmentToken), Some(token)) = (&enrolled, &token) {
+        api.admission.failures().failed_with(token.id());
+    }
+    Ok(enrolled?)
 }
 
 pub async fn renew(
