@@ -109,7 +109,7 @@ impl Identity {
     }
 
     async fn judge_token(&self, token: &EnrollmentToken, name: &Name) -> Result<TokenRecord, IdentityError> {
-        let record = enrollment::find(self.0.log.control(), token.id(), name.as_str()).await?;
+        let record = enrollment::find(self.0.log.control(), token.id(), name).await?;
         let record = record.ok_or(IdentityError::EnrollmentToken)?;
         let secret = secret_matches(token, &record.secret_sha256);
         // A used-up token still serves the device that it enrolled, if that lost the answer.

@@ -12,6 +12,7 @@ use super::jwt::TokenKeys;
 use super::{Identity, enrollment_token};
 use crate::domain::access::Grants;
 use crate::domain::ids::{FleetId, OperatorId};
+use crate::domain::name::NamePattern;
 use crate::domain::time::Clock;
 use crate::store::changes::{ChangeError, ChangeLog};
 use crate::store::enrollment::{self, NewToken, TokenFilter, TokenRow};
@@ -65,8 +66,8 @@ fn sign(
 #[derive(Clone, Debug)]
 pub struct EnrollmentTokenRequest {
     pub fleet: FleetId,
-    /// A regular expression for the whole name; `None`: any name.
-    pub name_pattern: Option<String>,
+    /// `None`: any name.
+    pub name_pattern: Option<NamePattern>,
     /// 1 to 1,000,000.
     pub uses_max: i32,
     pub expires_in: Duration,

@@ -190,9 +190,9 @@ pub struct Reason {
 pub struct NewEnrollmentToken {
     /// The fleet's name.
     pub fleet: String,
-    /// A regular expression (PostgreSQL manual, 9.7.3) that a device's whole name must match; any name without it.
+    /// What a device's whole name must fit: `*` stands for any characters, `?` for one. Any name without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(pattern = "^[a-z0-9._*?-]{1,64}$")]
     pub name_pattern: Option<String>,
     /// How many devices it enrolls.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::whole::option::deserialize")]
@@ -208,7 +208,7 @@ pub struct NewEnrollmentToken {
 pub struct EnrollmentToken {
     pub id: String,
     pub fleet: String,
-    /// What a device's whole name must match.
+    /// What a device's whole name must fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name_pattern: Option<String>,
     pub uses: i32,

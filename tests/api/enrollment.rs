@@ -36,24 +36,55 @@ async fn enroll(app: &TestApp, token: &str, name: &str, csr: &str) -> Answer {
 async fn a_token_may_be_for_certain_names_only() {
     let app = TestApp::new().await;
     let ask = |pattern: &str| json!({"fleet": "pumps", "uses_max": 9, "name_pattern": pattern});
-    let made = app.admin_post("/v1/enrollment-tokens", &ask("pump-[0-9]+|valve")).await.ok(201);
-    assert_eq!(made["name_pattern"], "pump-[0-9]+|valve");
+    let made = app.admin_post("/v1/enrollment-tokens", &ask("pump-?*")).await.ok(201);
+    assert_eq!(made["name_pattern"], "pump-?*");
     let token = made["token"].as_str().unwrap();
-    for name in ["pump-7", "valve"] {
+    let mine = key();
+    for name in ["pump-7", "pump-x.y"] {
         enroll(&app, token, name, &csr_of(&key())).await.ok(201);
     }
-    // The whole name, whatever the alternatives.
-    for name in ["pump-", "pump-7a", "my-pump-7", "valve-1", "my-valve"] {
+    for name in ["pump-", "my-pump-7", "valve-1"] {
         enroll(&app, token, name, &csr_of(&key())).await.refused(401, "enrollment-token-invalid");
     }
+    // A name that is taken is none of its names either: not a word of whose it is, nor a certificate again.
+    enroll(&app, &app.token, "valve-1", &csr_of(&mine)).await.ok(201);
+    for key in [&mine, &key()] {
+        enroll(&app, token, "valve-1", &csr_of(key)).await.refused(401, "enrollment-token-invalid");
+    }
+    enroll(&app, token, "pump-7", &csr_of(&key())).await.refused(409, "name-taken");
     let listed = app.admin_get("/v1/enrollment-tokens").await;
     let of = |id: &Value| listed["items"].as_array().unwrap().iter().find(|row| row["id"] == *id).cloned().unwrap();
-    assert_eq!((&of(&made["id"])["uses"], &of(&made["id"])["name_pattern"]), (&json!(2), &json!("pump-[0-9]+|valve")));
+    assert_eq!((&of(&made["id"])["uses"], &of(&made["id"])["name_pattern"]), (&json!(2), &json!("pump-?*")));
 
-    let bad = ["", "pump-[", "a)|(?:b", "***=pump", "(?x)pump"].map(str::to_owned);
-    for pattern in bad.into_iter().chain(["x".repeat(257)]) {
+    let bad = ["", "pump-[0-9]", "a|b", "(a*)*", "Pump-*", "pump *", "***=pump"].map(str::to_owned);
+    for pattern in bad.into_iter().chain(["x".repeat(65)]) {
         let problem = app.admin_post("/v1/enrollment-tokens", &ask(&pattern)).await.refused(400, "invalid");
         assert_eq!(problem["errors"][0]["pointer"], "/name_pattern", "{problem}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_the_release_before_keeps_its_regular_expression_and_that_release_understands_ours() {
+    let app = TestApp::new().await;
+    let ask = json!({"fleet": "pumps", "uses_max": 9, "name_pattern": "pump.?"});
+    let made = app.admin_post("/v1/enrollment-tokens", &ask).await.ok(201);
+    let (token, id) = (made["token"].as_str().unwrap(), made["id"].as_str().unwrap());
+    // As that release reads it.
+    let fits = async |name: &str| {
+        let sql = format!(
+            "select count(*) from enrollment_tokens where id = '{id}' and '{name}' ~ ('^(?:' || name_pattern || ')$')"
+        );
+        app.count(&sql).await
+    };
+    assert_eq!((fits("pump.1").await, fits("pump-1").await, fits("pump.12").await), (1, 0, 0));
+    let older =
+        format!("update enrollment_tokens set name_glob = null, name_pattern = 'pump-[0-9]+|valve' where id = '{id}'");
+    crate::support::TestCluster::shared().owner_batch(&app.database.database, &older).await;
+    for name in ["pump-77", "valve"] {
+        enroll(&app, token, name, &csr_of(&key())).await.ok(201);
+    }
+    for name in ["pump.1", "pump-7a", "my-valve"] {
+        enroll(&app, token, name, &csr_of(&key())).await.refused(401, "enrollment-token-invalid");
     }
 }
 

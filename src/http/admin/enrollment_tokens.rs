@@ -11,6 +11,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{creation, resolve};
+use crate::domain::name::{NamePattern, NotAPattern};
 use crate::http::api::AdminApi;
 use crate::http::authn::Operator;
 use crate::http::error::ApiError;
@@ -22,8 +23,6 @@ use crate::wire::Page;
 use crate::wire::admin::{EnrollmentToken, NewEnrollmentToken};
 
 const EXPIRES_IN_DEFAULT_S: i64 = 86_400;
-/// Names have at most 63 characters; a longer pattern costs the database more than it can say about them.
-const PATTERN_CHARS_MAX: usize = 256;
 const OMITTED: &str = "The token was shown once, in the answer to the first request with this Idempotency-Key. \
                        If it got lost, revoke this one and make another.";
 
@@ -62,15 +61,16 @@ pub async fn create(
     let fleet = resolve::fleet_named(&api, &operator, &asked.value.fleet).await?;
     let (uses_max, expires_in_s) =
         (asked.value.uses_max.unwrap_or(1), asked.value.expires_in_s.unwrap_or(EXPIRES_IN_DEFAULT_S));
+    let name_pattern = asked.value.name_pattern.as_deref().map(str::parse::<NamePattern>).transpose();
     Check::new()
-        .that(pattern_fits(asked.value.name_pattern.as_deref()), "/name_pattern", "1 to 256 characters")
+        .that(name_pattern.is_ok(), "/name_pattern", &NotAPattern.to_string())
         .that((1..=1_000_000).contains(&uses_max), "/uses_max", "1 to 1000000")
         .that((60..=31_536_000).contains(&expires_in_s), "/expires_in_s", "60 to 31536000 seconds")
         .done()?;
     let once = creation::once(&operator, "POST /v1/enrollment-tokens", &asked);
     let request = EnrollmentTokenRequest {
         fleet,
-        name_pattern: asked.value.name_pattern,
+        name_pattern: name_pattern.unwrap_or_default(),
         uses_max,
         expires_in: Duration::from_secs(expires_in_s.unsigned_abs()),
         by: operator.caller().subject.clone(),
@@ -79,10 +79,6 @@ pub async fn create(
     let replayed = creation::replayed(token.is_none());
     let token_omitted = token.is_none().then(|| OMITTED.to_owned());
     Ok((StatusCode::CREATED, replayed, Json(EnrollmentToken { token, token_omitted, ..row.into() })))
-}
-
-fn pattern_fits(pattern: Option<&str>) -> bool {
-    pattern.is_none_or(|pattern| (1..=PATTERN_CHARS_MAX).contains(&pattern.chars().count()))
 }
 
 /// A repetition succeeds.
