@@ -11,8 +11,8 @@ use std::path::Path;
 use everbeat::lifecycle::tasks;
 use everbeat::store::migrate::{self, Schema};
 use everbeat::store::{
-    Login, Statement, StoreSettings, drill_nodes, drill_views, durability, follow, leases, partitions, presence,
-    primary, readings, retention,
+    Login, Statement, StoreSettings, drill_nodes, drill_views, durability, expiry, follow, leases, partitions,
+    presence, primary, readings, retention,
 };
 use secrecy::ExposeSecret;
 use support::{TestCluster, TestStore};
@@ -49,6 +49,7 @@ fn statements(settings: &StoreSettings) -> Vec<(&Login, &'static Statement)> {
         (lease, leases::STATEMENTS),
         (lease, partitions::STATEMENTS),
         (lease, retention::STATEMENTS),
+        (lease, expiry::STATEMENTS),
         (lease, follow::STATEMENTS),
         (lease, primary::STATEMENTS),
         (owner, drill_nodes::STATEMENTS),

@@ -31,6 +31,7 @@ fn of_the_jobs_sessions() {
     drop(query_file!("src/store/sql/trim_idempotency_keys.sql", role, BIG, small, BIG, BIG, AT));
     drop(query_file!("src/store/sql/trim_outages.sql", role, BIG, small, BIG, BIG, AT));
     drop(query_file!("src/store/sql/trim_replicas.sql", role, BIG, small, BIG, BIG, AT));
+    drop(query_file!("src/store/sql/expiry_notice.sql", role, BIG, small, small, BIG));
     drop(query_file!("src/store/sql/presence_sweep.sql", role, BIG, small, BIG, BIG, BIG, BIG, BIG));
 }
 

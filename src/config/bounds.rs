@@ -28,6 +28,10 @@ pub(super) fn problems(keys: &Keys) -> Vec<String> {
     let (devices, identity) = (&keys.devices, &keys.identity);
     rule(identity.cache_devices_max > 0, "identity.cache_devices_max: at least 1");
     rule(identity.cache_operators_max > 0, "identity.cache_operators_max: at least 1");
+    rule(
+        (1..=33).contains(&identity.certificate_expiring_percent),
+        "identity.certificate_expiring_percent: between 1 and 33, since devices renew when a third is left",
+    );
     rule(devices.unverified_connections_max > 0, "devices.unverified_connections_max: at least 1, or nobody enrolls");
     rule(devices.unverified_requests_max > 0, "devices.unverified_requests_max: at least 1, or nobody enrolls");
     let admission = &keys.admission;

@@ -60,7 +60,7 @@ section!(Admin {
 });
 section!(Ops { addr: String, connections_max: usize });
 section!(Http { body_max_bytes: usize, body_deadline_ms: u64, submit_deadline_ms: u64 });
-section!(Identity { cache_devices_max: u64, cache_operators_max: u64 });
+section!(Identity { cache_devices_max: u64, cache_operators_max: u64, certificate_expiring_percent: u32 });
 section!(Database {
     hosts: Vec<String>,
     name: String,

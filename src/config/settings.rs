@@ -377,6 +377,7 @@ fn jobs(keys: &Keys) -> JobsSettings {
         // A day longer than what is accepted, so that no row that was just accepted is dropped.
         retention_days: keys.ingest.retention_days.saturating_add(1),
         events_retention_ms: keys.leases.events_retention_days * DAY_S * 1_000,
+        expiring_percent: keys.identity.certificate_expiring_percent,
         ..JobsSettings::standard(sweep)
     }
 }

@@ -176,6 +176,9 @@ fn credential_routes() -> Vec<Route<Arc<AdminApi>>> {
         Route::new(a, Get, "/v1/devices/{device}/certificates", Operator(FleetRead), certificates::list)
             .summary("The device's certificates, the newest first.")
             .query::<PageQuery>().lists::<adm::Certificate>(),
+        Route::new(a, Get, "/v1/certificates", Operator(FleetRead), certificates::ending)
+            .summary("Each active device's newest live certificate, the first to end first.")
+            .query::<certificates::EndingQuery>().lists::<adm::EndingCertificate>(),
         Route::new(a, Get, "/v1/certificates/{fingerprint}", Operator(FleetRead), certificates::get)
             .summary("One certificate.").answers::<adm::Certificate>(200),
         Route::new(a, Post, "/v1/certificates/{fingerprint}/revoke", Operator(FleetSteer), certificates::revoke)

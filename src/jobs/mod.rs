@@ -14,6 +14,7 @@
 
 mod belief;
 mod effect;
+mod expiry;
 mod holder;
 mod partitions;
 pub mod settings;

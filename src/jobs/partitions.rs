@@ -1,8 +1,10 @@
-//! The partitions duty: days made ahead, days past the retention dropped, and tables trimmed by age.
+//! The partitions duty: days made ahead, days past the retention dropped, tables trimmed by age, and certificates
+//! announced that are near their end.
 
 use std::time::Duration;
 
 use super::effect::{Effects, ROWS_MAX, Stop};
+use super::expiry;
 use crate::observe::jobs::PassOutcome;
 use crate::store::Session;
 use crate::store::leases::fence_holds;
@@ -29,8 +31,9 @@ pub(super) async fn pass(effects: &mut Effects) -> Result<PassOutcome, Stop> {
         trimmed = trim(effects, clock).await?;
         removed = days?;
     }
-    if made > 0 || removed > 0 || trimmed > 0 {
-        tracing::info!(made, removed, trimmed, "partitions and retention");
+    let announced = expiry::announce(effects).await?;
+    if made > 0 || removed > 0 || trimmed > 0 || announced > 0 {
+        tracing::info!(made, removed, trimmed, announced, "partitions, retention and certificates");
         return Ok(PassOutcome::Done);
     }
     Ok(PassOutcome::NothingDue)

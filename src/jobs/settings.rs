@@ -40,6 +40,9 @@ pub struct JobsSettings {
     pub events_retention_ms: u64,
     pub effects_retention_ms: u64,
     pub idempotency_retention_ms: u64,
+    /// A certificate of whose life less is left is near its end. More than a third: devices that renew in time, after
+    /// two thirds, are announced too. Too little: people hear of it when it is too late to do anything.
+    pub expiring_percent: u32,
     /// What a sweep judges by.
     pub sweep: SweepSettings,
 }
@@ -67,6 +70,7 @@ impl JobsSettings {
             events_retention_ms: 30 * DAY_MS,
             effects_retention_ms: 7 * DAY_MS,
             idempotency_retention_ms: DAY_MS,
+            expiring_percent: 20,
             sweep,
         }
     }
@@ -93,6 +97,7 @@ impl JobsSettings {
             (self.partitions_interval_ms > 0, "partitions_interval_ms: at least 1"),
             ((1..=60).contains(&self.partitions_ahead_days), "partitions_ahead_days: between 1 and 60"),
             ((1..=500).contains(&self.sweep.rows_max), "sweep.rows_max: between 1 and 500"),
+            ((1..=33).contains(&self.expiring_percent), "expiring_percent: between 1 and 33"),
             ((2..=36_500).contains(&self.retention_days), "retention_days: between 2 and 36500"),
         ];
         rules.into_iter().filter_map(|(kept, sentence)| (!kept).then_some(sentence)).collect()
@@ -165,6 +170,7 @@ mod tests {
             JobsSettings { partitions_interval_ms: 0, ..s() },
             JobsSettings { partitions_ahead_days: 0, ..s() },
             JobsSettings { retention_days: 1, ..s() },
+            JobsSettings { expiring_percent: 34, ..s() },
             JobsSettings { sweep: SweepSettings { rows_max: 501, ..sweep }, ..s() },
         ];
         for settings in wrong {

@@ -83,7 +83,7 @@ label!(
 
 label!(
     /// How far a forecast looks ahead.
-    Within { Days7 = "7d", Days30 = "30d" }
+    Within { Day1 = "1d", Days7 = "7d", Days30 = "30d" }
 );
 
 label!(

@@ -98,35 +98,3 @@ impl Row {
         })
     }
 }
-
-/// Devices that will be without a certificate soon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expiring {
-    pub within_7_days: i64,
-    pub within_30_days: i64,
-}
-
-/// Active devices whose newest certificate has not ended yet and does soon. A certificate that has a successor may end:
-/// nobody counts it. Reads the index on `not_after` from now on, and so costs as much as there are devices in trouble.
-pub async fn expiring(store: &ControlStore) -> Result<Expiring, StoreError> {
-    store
-        .read("credentials_expiring", |c| {
-            Box::pin(async move {
-                // now(), which is one value for the statement: an index does not go with clock_timestamp().
-                let row = sqlx::query!(
-                    r#"-- credentials_expiring: devices whose newest certificate ends soon
-                    select count(*) as "within_30_days!",
-                           count(*) filter (where c.not_after <= now() + interval '7 days') as "within_7_days!"
-                    from credentials c join devices d on d.id = c.device_id and d.state = 'active'
-                    where c.revoked_at is null and c.not_after > now() and c.not_after <= now() + interval '30 days'
-                      and not exists (select from credentials newer where newer.device_id = c.device_id
-                                        and newer.revoked_at is null and newer.not_after > c.not_after)"#
-                )
-                .fetch_one(c)
-                .await?;
-                let (within_7_days, within_30_days) = (row.within_7_days, row.within_30_days);
-                Ok::<_, Abort<StoreError>>(Expiring { within_7_days, within_30_days })
-            })
-        })
-        .await
-}

@@ -154,6 +154,9 @@ pub(super) async fn insert(
     )
     .fetch_all(&mut *c)
     .await?;
+    if !superseded.is_empty() {
+        judge_ends_again(c, device.0).await?;
+    }
     let keys: Vec<String> = superseded.iter().chain([&new.fingerprint.0.to_vec()]).map(|print| hex(print)).collect();
     append_all(c, ChangeKind::Credential, &keys).await
 }
@@ -228,9 +231,22 @@ async fn revoke_family(
     .await?;
     let prints: Vec<Fingerprint> =
         rows.iter().filter_map(|row| row.as_slice().try_into().ok().map(Fingerprint)).collect();
+    judge_ends_again(c, device).await?;
     let keys: Vec<String> = prints.iter().map(Fingerprint::to_string).collect();
     append_all(c, ChangeKind::Credential, &keys).await?;
     Ok(prints)
+}
+
+/// A certificate near its end that had a successor may have none any more. The lease's duty looks at it again.
+async fn judge_ends_again(c: &mut PgConnection, device: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update credentials set expiry_notice = null
+         where device_id = $1 and revoked_at is null and expiry_notice = 'succeeded'",
+        device
+    )
+    .execute(c)
+    .await
+    .map(drop)
 }
 
 /// Who asks for a renewal, read before the request is parsed.

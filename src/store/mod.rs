@@ -19,6 +19,7 @@ pub mod durability;
 pub mod enrollment;
 pub mod error;
 pub mod event_views;
+pub mod expiry;
 pub mod fleet;
 pub mod fleets;
 pub mod follow;

@@ -175,6 +175,27 @@ pub struct Certificate {
     pub revoke_reason: Option<String>,
 }
 
+/// An item of `/v1/certificates`: what a device has until it renews.
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+pub struct EndingCertificate {
+    pub fingerprint: String,
+    pub device_id: Uuid,
+    /// The device's name.
+    pub device: String,
+    /// The fleet's name.
+    pub fleet: String,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub not_before: OffsetDateTime,
+    /// A device that is well has renewed by then.
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub renew_after: OffsetDateTime,
+    #[serde(with = "super::timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub not_after: OffsetDateTime,
+}
+
 /// `POST /v1/certificates/{fingerprint}/revoke`, `…/suspend`, `…/resume`; an empty body is an empty object.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -88,7 +88,7 @@ pub async fn latest(
     Ok(Json(latest.ok_or_else(none)?.into()))
 }
 
-fn moment(pointer: &str, text: Option<&str>, default_us: i64) -> Result<OffsetDateTime, ApiError> {
+pub(super) fn moment(pointer: &str, text: Option<&str>, default_us: i64) -> Result<OffsetDateTime, ApiError> {
     let at = match text.map(|text| (text, text.parse::<i64>())) {
         None => from_unix_us(default_us),
         Some((_, Ok(ms))) => ms.checked_mul(1_000).and_then(from_unix_us),
