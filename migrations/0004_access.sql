@@ -1,13 +1,10 @@
--- Names that an enrollment token is for, as a glob; which CA issued a certificate, for its revocation list; and which
--- certificates operators were told of before their end.
+-- Names that an enrollment token is for, as a glob; and which certificates operators were told of before their end.
 
 -- `*` and `?` only: a regular expression of the caller's can keep the server busy. The release before this one reads
 -- name_pattern, so the same is written there as a regular expression while both run.
 alter table enrollment_tokens add column name_glob text check (name_glob ~ '^[a-z0-9._*?-]{1,64}$');
 
 alter table credentials
-  -- SHA-256 of the issuing CA's public key (DER). Null: issued by the release before this one; its text says who did.
-  add column issuer_spki_sha256 bytea check (length(issuer_spki_sha256) = 32),
   -- Near its end: 'announced' (there is an event), or 'succeeded' (a newer one takes its place). Null: not judged yet.
   add column expiry_notice text check (expiry_notice in ('announced', 'succeeded'));
 create index credentials_expiring on credentials (not_after) where revoked_at is null and expiry_notice is null;

@@ -125,6 +125,10 @@ impl From<IdentityError> for ApiError {
             }
             IdentityError::KeyTaken => Self::because(Slug::KeyTaken, "Make a new key pair and try again."),
             IdentityError::BadField { pointer, detail } => Self::field(pointer, detail),
+            IdentityError::CrlTooLong => {
+                tracing::error!("more certificates are revoked than a revocation list may have entries");
+                Self::because(Slug::Unavailable, "More certificates are revoked than a list may have entries.")
+            }
             IdentityError::Store(error) => error.into(),
             IdentityError::Internal(what) => Self::internal(&what),
         }

@@ -26,6 +26,10 @@ pub(super) const PEM_CHAIN: &str = "application/pem-certificate-chain";
 /// A request for a certificate, and certificates (RFC 7030, 4.2.1 and 4.1.3).
 pub(super) const PKCS10: &str = "application/pkcs10";
 pub(super) const CERTS_ONLY: &str = "application/pkcs7-mime; smime-type=certs-only";
+/// A revocation list (RFC 2585, 4.2).
+pub(super) const PKIX_CRL: &str = "application/pkix-crl";
+/// Any PEM: what openssl and curl users know it by.
+pub(super) const PEM_FILE: &str = "application/x-pem-file";
 /// The Prometheus text format.
 pub(super) const EXPOSITION: &str = "text/plain; version=0.0.4";
 pub(super) const TEXT: &str = "text/plain";
@@ -40,6 +44,11 @@ fn device_routes() -> Vec<Route<Arc<DeviceApi>>> {
             .summary("This description.").answers_as(200, JSON, Shape::Any).class(Class::Health),
         Route::new(d, Get, "/v1/ca", Public, device::ca::get)
             .summary("The CA bundle to trust.").answers_as(200, PEM_CHAIN, Shape::Text).class(Class::Health),
+        Route::new(d, Get, "/v1/crl", Public, device::crl::der)
+            .summary("The issuing CA's revocation list (RFC 5280), for others who meet devices' certificates.")
+            .answers_as(200, PKIX_CRL, Shape::Bytes).class(Class::Lists),
+        Route::new(d, Get, "/v1/crl.pem", Public, device::crl::pem)
+            .summary("The same in PEM.").answers_as(200, PEM_FILE, Shape::Text).class(Class::Lists),
         Route::new(d, Post, "/v1/enroll", EnrollmentToken, device::enroll::enroll)
             .summary("Makes a device and its first certificate.")
             .takes::<dev::EnrollRequest>().answers::<dev::EnrollAnswer>(201).secret().also(&[409]),

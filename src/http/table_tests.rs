@@ -26,6 +26,8 @@ const PUBLIC: &[(&str, &str)] = &[
     ("device", "/v1/ca"),
     ("device", "/.well-known/est/cacerts"),
     ("device", "/.well-known/est/csrattrs"),
+    ("device", "/v1/crl"),
+    ("device", "/v1/crl.pem"),
     ("admin", "/openapi.json"),
     ("ops", "/livez"),
     ("ops", "/readyz"),

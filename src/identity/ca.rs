@@ -7,7 +7,7 @@
 //!
 //! Invariants: a device's certificate takes nothing from the request but the public key; it never outlives its
 //! issuer; its serial is 16 random bytes, positive. Keys of the CAs are ECDSA P-256. Not here: whether the key may be
-//! certified (`csr`), who may ask (the database), and CRLs, which are an export.
+//! certified (`csr`), who may ask (the database), and what is revoked (`crl`).
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,11 +15,13 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer;
 
@@ -228,6 +230,18 @@ impl Issuer {
         Fingerprint(sha256(&self.0.der))
     }
 
+    /// Signs a revocation list: DER and PEM. Its authority key identifier is what our certificate calls our key.
+    pub fn sign_list(&self, mut list: CertificateRevocationListParams) -> Result<(Vec<u8>, String), CaError> {
+        let own = parse(&self.0.der)?;
+        let id = own.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+        list.key_identifier_method = id.map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified);
+        let signed = list.signed_by(&self.0.signer)?;
+        Ok((signed.der().to_vec(), signed.pem()?))
+    }
+
     pub fn not_after(&self) -> OffsetDateTime {
         self.0.not_after
     }
@@ -367,7 +381,7 @@ fn server_name(name: &str) -> Result<SanType, CaError> {
 
 #[cfg(test)]
 mod tests {
-    use x509_parser::extensions::{GeneralName, ParsedExtension};
+    use x509_parser::extensions::GeneralName;
 
     use super::*;
     use crate::identity::csr::{self, ExpectedNames};

@@ -182,9 +182,10 @@ pub fn new_id(clock: &Clock) -> Uuid {
 
 fn failure(error: &IdentityError) -> Outcome {
     match error {
-        IdentityError::Store(_) | IdentityError::Internal(_) | IdentityError::Auth(AuthError::Store(_)) => {
-            Outcome::Failed
-        }
+        IdentityError::Store(_)
+        | IdentityError::CrlTooLong
+        | IdentityError::Internal(_)
+        | IdentityError::Auth(AuthError::Store(_)) => Outcome::Failed,
         IdentityError::Auth(_)
         | IdentityError::EnrollmentToken
         | IdentityError::BadCsr(_)

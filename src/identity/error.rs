@@ -81,6 +81,9 @@ pub enum IdentityError {
     KeyTaken,
     #[error("{pointer}: {detail}")]
     BadField { pointer: String, detail: String },
+    /// More certificates are revoked than a list may have entries.
+    #[error("the revocation list would be too long")]
+    CrlTooLong,
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A bug of ours; for the log.

@@ -7,12 +7,13 @@
 //! - Enrollment and renewal do not use the caches: they judge and write in one transaction.
 //! - An error of the database is never "unknown certificate": a fleet would enroll itself again during an outage.
 //!
-//! Deliberately absent: revocation lists, and any choice of status codes.
+//! Deliberately absent: revocation lists as input ([`crl`] is an export), and any choice of status codes.
 
 mod authn;
 mod bundle;
 pub mod ca;
 mod cache;
+pub mod crl;
 pub mod csr;
 mod enroll;
 pub mod enrollment_token;
@@ -93,6 +94,7 @@ struct Inner {
     keeper: Keeper,
     endpoints: Vec<String>,
     clock: Clock,
+    crl: crl::Kept,
 }
 
 impl Identity {
@@ -132,6 +134,7 @@ impl Identity {
             keeper,
             endpoints: parts.settings.endpoints,
             clock: parts.clock,
+            crl: crl::Kept::default(),
         }))
     }
 

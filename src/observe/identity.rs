@@ -17,6 +17,7 @@ const BUNDLE_RELOADS: &str = "everbeat_identity_ca_bundle_reloads_total";
 const ISSUING_CA_EXPIRY: &str = "everbeat_identity_issuing_ca_expiry_timestamp_seconds";
 const KEYS: &str = "everbeat_identity_keys";
 const KEY_RELOADS: &str = "everbeat_identity_key_reloads_total";
+const CRL_ENTRIES: &str = "everbeat_identity_crl_entries";
 const EXPIRING: &str = "everbeat_identity_certificates_expiring";
 const REFUSED: &str = "everbeat_identity_refused_total";
 
@@ -34,6 +35,7 @@ pub(super) const METRICS: &[Metric] = &[
     gauge(ISSUING_CA_EXPIRY, "When the issuing CA in use ends, in seconds since 1970."),
     gauge(KEYS, "Keys that are accepted, by use (device and admin: of tokens; issuing: CAs) and state."),
     counter(KEY_RELOADS, "Looks at the files of private keys, after the start, by outcome."),
+    gauge(CRL_ENTRIES, "Certificates in the revocation list that this replica made last."),
     gauge(
         EXPIRING,
         "Active devices whose newest certificate ends within so many days. The same on every replica; looked up now and then.",
@@ -185,6 +187,10 @@ pub fn keys(of: KeyUse, state: KeyLife, count: usize) {
 
 pub fn key_reload(outcome: Reload) {
     metrics::counter!(KEY_RELOADS, "outcome" => outcome.as_str()).increment(1);
+}
+
+pub fn crl_entries(entries: usize) {
+    metrics::gauge!(CRL_ENTRIES).set(f64::from(u32::try_from(entries).unwrap_or(u32::MAX)));
 }
 
 pub fn certificates_expiring(within: Within, devices: i64) {

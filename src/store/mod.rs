@@ -38,6 +38,7 @@ pub mod primary;
 pub mod readings;
 pub mod replica_views;
 pub mod retention;
+pub mod revocations;
 pub mod session;
 pub mod settings;
 pub mod statement;

@@ -200,6 +200,8 @@ pub struct EndingCertificate {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reason {
+    /// For people. In a revocation list also for programs, if it is one of RFC 5280, 5.3.1: `keyCompromise`,
+    /// `affiliationChanged`, `cessationOfOperation`, `privilegeWithdrawn`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 256)]
     pub reason: Option<String>,

@@ -20,6 +20,7 @@ mod blind;
 mod bodies;
 mod certificates;
 mod commands;
+mod crl;
 mod cut;
 mod drill;
 mod enrollment;

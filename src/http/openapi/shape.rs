@@ -21,6 +21,8 @@ pub enum Shape {
     Any,
     /// Text of its own media type.
     Text,
+    /// What is no text.
+    Bytes,
     /// Bytes as text.
     Base64,
     /// A schema of its own, of a standard's format.
@@ -34,6 +36,7 @@ impl fmt::Debug for Shape {
             Self::PageOf(_) => "PageOf",
             Self::Any => "Any",
             Self::Text => "Text",
+            Self::Bytes => "Bytes",
             Self::Base64 => "Base64",
             Self::Own(_) => "Own",
         })
@@ -62,6 +65,8 @@ impl Shape {
             }),
             Self::Any => json!({"type": "object"}),
             Self::Text => json!({"type": "string"}),
+            // The media type says it all (OpenAPI 3.1, 4.8.14.3).
+            Self::Bytes => json!({}),
             Self::Base64 => json!({"type": "string", "contentEncoding": "base64"}),
             Self::Own(schema) => schema(),
         }
@@ -73,7 +78,7 @@ impl Shape {
             Self::Of(component) => known.get(component(schemas)).cloned(),
             Self::PageOf(component) => Some(json!({"items": [known.get(component(schemas))?], "next": null})),
             Self::Any => Some(json!({"openapi": "3.1.0"})),
-            Self::Text | Self::Base64 | Self::Own(_) => None,
+            Self::Text | Self::Bytes | Self::Base64 | Self::Own(_) => None,
         }
     }
 }
