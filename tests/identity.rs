@@ -282,7 +282,8 @@ async fn three_certificates_live_and_an_expired_one_may_be_renewed_for_a_while()
     identity.renew(&expired, &csr(&mine)).await.expect("within the window");
     here.clock.advance(Duration::from_hours(30 * 24));
     let too_late = identity.renew(&expired, &csr(&mine)).await;
-    assert!(matches!(too_late, Err(IdentityError::Auth(AuthError::CertificateExpired))), "{too_late:?}");
+    let Err(IdentityError::RenewalTooLate { window }) = too_late else { panic!("{too_late:?}") };
+    assert_eq!(window, Duration::from_hours(30 * 24));
 }
 
 async fn switched(

@@ -97,6 +97,10 @@ impl From<AuthError> for ApiError {
             AuthError::CertificateRevoked => {
                 (Slug::CertificateRevoked, "Ask an operator; then enroll again with a new key.")
             }
+            AuthError::CertificateSuperseded => (
+                Slug::CertificateRevoked,
+                "The device has newer certificates, and this one ended when the last was made. Use the newest.",
+            ),
             AuthError::DeviceSuspended => (Slug::DeviceSuspended, "Ask an operator to resume the device."),
             AuthError::TokenRequired => (Slug::TokenRequired, "Send Authorization: Bearer with an access token."),
             AuthError::TokenInvalid => (Slug::TokenInvalid, "Get a new token."),
@@ -115,6 +119,13 @@ impl From<IdentityError> for ApiError {
     fn from(error: IdentityError) -> Self {
         match error {
             IdentityError::Auth(error) => error.into(),
+            IdentityError::RenewalTooLate { window } => Self::because(
+                Slug::CertificateExpired,
+                format!(
+                    "It ended more than {} s ago, which is how long its fleet allows a renewal. Ask an operator, and enroll again.",
+                    window.as_secs()
+                ),
+            ),
             IdentityError::EnrollmentToken => Self::because(
                 Slug::EnrollmentTokenInvalid,
                 "It is unknown, used up, expired or revoked. Get a new one.",

@@ -19,7 +19,7 @@ use crate::domain::digest::sha256;
 use crate::domain::ids::OperatorId;
 use crate::net::{ConnInfo, Peer, PeerCert, Rejection};
 use crate::observe::identity as observe;
-use crate::store::credentials::Credential;
+use crate::store::credentials::{Credential, Standing};
 use crate::store::devices::{DeviceRecord, DeviceState};
 use crate::wire::device::TokenAnswer;
 
@@ -177,8 +177,10 @@ impl Identity {
         if credential.device != certificate.device {
             return Err(AuthError::CertificateUnknown);
         }
-        if credential.revoked {
-            return Err(AuthError::CertificateRevoked);
+        match credential.standing {
+            Standing::Current => {}
+            Standing::Superseded => return Err(AuthError::CertificateSuperseded),
+            Standing::Revoked => return Err(AuthError::CertificateRevoked),
         }
         if now > credential.not_after { Err(AuthError::CertificateExpired) } else { Ok(()) }
     }

@@ -21,7 +21,7 @@ use crate::domain::ids::DeviceId;
 use crate::domain::name::Name;
 use crate::domain::time::{Clock, unix_us};
 use crate::net::{ConnInfo, Peer, PeerCert, Rejection};
-use crate::observe::identity::{self as observe, Outcome};
+use crate::observe::identity::{self as observe, Outcome, Reason};
 use crate::store::credentials::{self, NewCredential};
 use crate::store::enrollment::{self, Enrolled, Enrollment, Sign, TokenRecord};
 use crate::wire::device::{DeviceRef, EnrollAnswer, EnrollRequest};
@@ -77,8 +77,10 @@ impl Identity {
     pub async fn renew_with(&self, conn: &ConnInfo, csr: Csr<'_>) -> Result<EnrollAnswer, IdentityError> {
         let outcome = self.try_renew(conn, csr).await;
         observe::enrollment(outcome.as_ref().map_or_else(failure, |_| Outcome::Renewed));
-        if let Err(IdentityError::Auth(error)) = &outcome {
-            observe::refused(error.reason());
+        match &outcome {
+            Err(IdentityError::Auth(error)) => observe::refused(error.reason()),
+            Err(IdentityError::RenewalTooLate { .. }) => observe::refused(Reason::CertificateExpired),
+            _ => {}
         }
         outcome
     }
@@ -187,6 +189,7 @@ fn failure(error: &IdentityError) -> Outcome {
         | IdentityError::Internal(_)
         | IdentityError::Auth(AuthError::Store(_)) => Outcome::Failed,
         IdentityError::Auth(_)
+        | IdentityError::RenewalTooLate { .. }
         | IdentityError::EnrollmentToken
         | IdentityError::BadCsr(_)
         | IdentityError::NameTaken

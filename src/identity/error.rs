@@ -1,5 +1,7 @@
 //! Why a caller is not let in, or is not given what they asked for. Status codes are chosen in `http`.
 
+use std::time::Duration;
+
 use crate::observe::identity::Reason;
 use crate::store::credentials::RenewRefusal;
 use crate::store::enrollment::EnrollRefusal;
@@ -22,6 +24,9 @@ pub enum AuthError {
     CertificateUnknown,
     #[error("the client certificate was revoked")]
     CertificateRevoked,
+    /// The device has as many newer ones as it may have.
+    #[error("the client certificate was replaced by newer ones")]
+    CertificateSuperseded,
     /// Suspended or decommissioned.
     #[error("the device is not active")]
     DeviceSuspended,
@@ -52,6 +57,7 @@ impl AuthError {
             Self::CertificateUntrusted => Reason::CertificateUntrusted,
             Self::CertificateUnknown => Reason::CertificateUnknown,
             Self::CertificateRevoked => Reason::CertificateRevoked,
+            Self::CertificateSuperseded => Reason::CertificateSuperseded,
             Self::DeviceSuspended => Reason::DeviceSuspended,
             Self::TokenRequired => Reason::TokenRequired,
             Self::TokenInvalid => Reason::TokenInvalid,
@@ -68,6 +74,9 @@ impl AuthError {
 pub enum IdentityError {
     #[error(transparent)]
     Auth(#[from] AuthError),
+    /// The certificate ended longer ago than its fleet allows a renewal.
+    #[error("the client certificate has expired, and may not be renewed any more")]
+    RenewalTooLate { window: Duration },
     /// Unknown, expired, revoked, used up, or not for this name.
     #[error("the enrollment token is not valid")]
     EnrollmentToken,
@@ -114,7 +123,8 @@ impl From<RenewRefusal> for IdentityError {
         match refusal {
             RenewRefusal::Unknown => AuthError::CertificateUnknown.into(),
             RenewRefusal::Revoked => AuthError::CertificateRevoked.into(),
-            RenewRefusal::Expired => AuthError::CertificateExpired.into(),
+            RenewRefusal::Superseded => AuthError::CertificateSuperseded.into(),
+            RenewRefusal::Expired { window } => Self::RenewalTooLate { window },
             RenewRefusal::Suspended => AuthError::DeviceSuspended.into(),
             RenewRefusal::KeyTaken => Self::KeyTaken,
             RenewRefusal::Untrusted => AuthError::CertificateUntrusted.into(),

@@ -107,6 +107,7 @@ label!(
         CertificateUntrusted = "certificate_untrusted",
         CertificateUnknown = "certificate_unknown",
         CertificateRevoked = "certificate_revoked",
+        CertificateSuperseded = "certificate_superseded",
         DeviceSuspended = "device_suspended",
         TokenRequired = "token_required",
         TokenInvalid = "token_invalid",

@@ -31,9 +31,29 @@ const KEY_LOCKS: i32 = 4713;
 pub struct Credential {
     pub device: DeviceId,
     pub not_after: OffsetDateTime,
-    pub revoked: bool,
+    pub standing: Standing,
     /// The CA that signed it; `None`: the first of this installation.
     pub issuer: Option<Fingerprint>,
+}
+
+/// Does it count?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Current,
+    /// The device has [`LIVE_MAX`] newer ones.
+    Superseded,
+    /// By an operator.
+    Revoked,
+}
+
+impl Standing {
+    fn of(revoked: bool, reason: Option<&str>) -> Self {
+        match (revoked, reason) {
+            (false, _) => Self::Current,
+            (true, Some(SUPERSEDED)) => Self::Superseded,
+            (true, _) => Self::Revoked,
+        }
+    }
 }
 
 /// A certificate that was issued, to be recorded.
@@ -64,7 +84,7 @@ pub async fn load(control: &ControlStore, print: Fingerprint) -> Result<Loaded<C
             Box::pin(async move {
                 let row = sqlx::query!(
                     r#"select current_timeline() as "timeline!", device_id, not_after, revoked_at is not null as "revoked!",
-                              issuer
+                              revoke_reason, issuer
                        from credentials where fingerprint = $1"#,
                     &print.0[..]
                 )
@@ -73,7 +93,8 @@ pub async fn load(control: &ControlStore, print: Fingerprint) -> Result<Loaded<C
                 let Some(row) = row else { return Ok(absent(c).await?) };
                 let issuer = row.issuer.and_then(|print| print.try_into().ok()).map(Fingerprint);
                 let (device, not_after) = (DeviceId(row.device_id), row.not_after);
-                let credential = Credential { device, not_after, revoked: row.revoked, issuer };
+                let standing = Standing::of(row.revoked, row.revoke_reason.as_deref());
+                let credential = Credential { device, not_after, standing, issuer };
                 Ok(Loaded { timeline: row.timeline, row: Some(credential) })
             })
         })
@@ -265,8 +286,11 @@ pub enum RenewRefusal {
     Unknown,
     #[error("the certificate was revoked")]
     Revoked,
-    #[error("the certificate expired too long ago")]
-    Expired,
+    #[error("the device has newer certificates")]
+    Superseded,
+    /// Longer ago than its fleet allows.
+    #[error("the certificate expired more than {} s ago", .window.as_secs())]
+    Expired { window: Duration },
     #[error("the device is not active")]
     Suspended,
     #[error("the key cannot be certified")]
@@ -294,7 +318,7 @@ async fn judge(
 ) -> Result<Renewable, super::Abort<RenewRefusal>> {
     let row = sqlx::query!(
         r#"select d.id, d.name, d.state, f.name as fleet_name, f.certificate_ttl_s, f.renew_expired_within_s,
-                  k.not_after, k.revoked_at is not null as "revoked!",
+                  k.not_after, k.revoked_at is not null as "revoked!", k.revoke_reason,
                   exists (select from ca_certificates a where a.state = 'retired' and a.fingerprint = coalesce(k.issuer,
                     (select fingerprint from ca_certificates where kind = 'issuing'
                      order by created_at, fingerprint limit 1))) as "untrusted!"
@@ -304,8 +328,10 @@ async fn judge(
     );
     let Some(row) = row.fetch_optional(c).await? else { return refuse(RenewRefusal::Unknown) };
     let window = Duration::from_secs(u64::try_from(row.renew_expired_within_s).unwrap_or(0));
-    if row.revoked {
-        return refuse(RenewRefusal::Revoked);
+    match Standing::of(row.revoked, row.revoke_reason.as_deref()) {
+        Standing::Current => {}
+        Standing::Superseded => return refuse(RenewRefusal::Superseded),
+        Standing::Revoked => return refuse(RenewRefusal::Revoked),
     }
     if row.untrusted {
         return refuse(RenewRefusal::Untrusted);
@@ -314,7 +340,7 @@ async fn judge(
         return refuse(RenewRefusal::Suspended);
     }
     if now > row.not_after.saturating_add(window.try_into().unwrap_or(time::Duration::ZERO)) {
-        return refuse(RenewRefusal::Expired);
+        return refuse(RenewRefusal::Expired { window });
     }
     Ok(Renewable {
         device: DeviceId(row.id),

@@ -43,7 +43,7 @@ pub async fn of_issuer(store: &ControlStore, issuer: Fingerprint, rows_max: i64)
                     from credentials
                     where revoked_at is not null and not_after > now() - interval '1 day'
                       and coalesce(issuer, (select fingerprint from ca_certificates where kind = 'issuing'
-                                            order by created_at limit 1)) = $1
+                                            order by created_at, fingerprint limit 1)) = $1
                     order by revoked_at, fingerprint limit $2"#,
                     &issuer.0[..],
                     rows_max
