@@ -381,6 +381,7 @@ mod tests {
             limit: LimitSettings { min: 10, max: 10, initial: 10 },
             device_rate: FREE,
             fleet_rate: FREE,
+            failures: FailureSettings::UNLIMITED,
         }
     }
 }

@@ -48,10 +48,10 @@ impl Identity {
         if let Some((_, crl)) = kept.as_ref().filter(|(since, _)| now.since(*since) < FRESH) {
             return Ok(crl.clone());
         }
-        let issuer = &self.0.pki.issuer;
+        let issuer = self.0.keyring.ring().issuer.clone().ok_or_else(|| keyless("issuing_ca"))?;
         let rows_max = i64::try_from(ENTRIES_MAX + 1).unwrap_or(i64::MAX);
         let found = revocations::of_issuer(self.0.log.control(), issuer.fingerprint(), rows_max).await?;
-        let crl = Arc::new(make(issuer, found)?);
+        let crl = Arc::new(make(&issuer, found)?);
         *kept = Some((now, crl.clone()));
         Ok(crl)
     }

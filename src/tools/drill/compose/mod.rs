@@ -165,7 +165,9 @@ impl Compose {
             | FaultKind::CutFromDatabase(_)
             | FaultKind::TerminateLeaseSession
             | FaultKind::TerminateListener
-            | FaultKind::DropCampaignAnswer => Err(format!("{kind:?} is not done to containers")),
+            | FaultKind::DropCampaignAnswer
+            | FaultKind::ReplaceTokenKey
+            | FaultKind::ReplaceCa => Err(format!("{kind:?} is not done to containers")),
         }
     }
 
