@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use super::Identity;
 use super::ca::Issuer;
-use super::error::IdentityError;
+use super::error::{IdentityError, keyless};
 use crate::domain::time::{Boottime, unix_us};
 use crate::observe::identity as observe;
 use crate::store::credentials::SUPERSEDED;

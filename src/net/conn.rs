@@ -1,9 +1,12 @@
 //! A socket becomes a connection whose caller is known: PROXY header, TLS, verdict. All under one deadline.
 
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use rustls::server::Acceptor;
@@ -21,8 +24,8 @@ use super::settings::ListenerSettings;
 use crate::observe;
 use crate::observe::net::Refusal;
 
-/// From the permit to the end of the handshake, and never beyond the deadline of all of it. A caller who falls silent
-/// after its ClientHello holds a permit this long. Shorter: links with a round trip of a second never get through.
+/// From our own flight to the end of the handshake, and never beyond the deadline of all of it. Shorter: links with a round
+/// trip of a second never get through.
 const SHAKE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Numbers the connections of the process.
@@ -108,12 +111,19 @@ impl Door {
         let began = Instant::now();
         let port = self.listener().port();
         // The semaphore is never closed.
-        let _turn = self.handshakes.acquire().await.map_err(|_| Refusal::Draining)?;
+        let turn = self.handshakes.acquire().await.map_err(|_| Refusal::Draining)?;
         let _held = observe::net::handshake_in_progress(port);
         let live = self.tls.live();
-        let stream = timeout(SHAKE_DEADLINE, hello.into_stream(Arc::clone(&live.server))).await;
-        let stream = stream.map_err(|_| Refusal::HandshakeTimeout)?.map_err(|error| tls_refusal(&error, remote))?;
-        let stream = Box::new(stream);
+        let mut shaking = pin!(hello.into_stream(Arc::clone(&live.server)));
+        // Makes our flight, which is nearly all of the work. Who falls silent then must not keep the turn: a few dozen such
+        // callers a second would take all of them, and whoever waits behind them would be too late.
+        let begun = poll_fn(|cx| Poll::Ready(shaking.as_mut().poll(cx))).await;
+        drop(turn);
+        let shaken = match begun {
+            Poll::Ready(shaken) => shaken,
+            Poll::Pending => timeout(SHAKE_DEADLINE, shaking).await.map_err(|_| Refusal::HandshakeTimeout)?,
+        };
+        let stream = Box::new(shaken.map_err(|error| tls_refusal(&error, remote))?);
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = live.judge.as_ref().map_or(Peer::None, |judge| judge.judge(chain));
         observe::net::handshake(port, began.elapsed());

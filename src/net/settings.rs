@@ -10,7 +10,8 @@ use std::time::Duration;
 /// Bounds of the connections of one listener.
 #[derive(Clone, Debug)]
 pub struct ConnectionSettings {
-    /// Open connections, those in the handshake included; more are closed at once. Too low: devices are turned away
+    /// Open connections, those in the handshake included. Of more, the one that has been longest without a handshake is
+    /// closed, or the new one if all others are past theirs. Too low: devices are turned away
     /// while the machine has room. Too high: file descriptors run out (accept(2) pauses) or memory does (a TLS
     /// connection costs about 30 KiB).
     pub connections_max: usize,
@@ -46,9 +47,9 @@ pub struct UnverifiedSettings {
 #[derive(Clone, Debug)]
 pub struct ListenerSettings {
     pub connections: ConnectionSettings,
-    /// Handshakes that compute at the same time (64). Taken after the ClientHello is there, so that silent callers do
-    /// not hold one, and for two seconds at most. Too low: after a failover a fleet reconnects slowly. Too high: all handshakes get slow together,
-    /// and time out together.
+    /// Handshakes that compute at the same time (64): from the ClientHello to the server's flight, so that a caller who
+    /// falls silent before or after it holds none. Too low: after a failover a fleet reconnects slowly. Too high: all
+    /// handshakes get slow together, and time out together.
     pub handshakes_max: usize,
     /// PROXY header, wait for a handshake permit, and TLS handshake together (10 s).
     pub handshake_deadline: Duration,
