@@ -32,6 +32,7 @@ mod serve;
 mod settings;
 mod tls;
 mod verify;
+mod waiting;
 
 #[cfg(test)]
 mod tests;

@@ -6,12 +6,14 @@ use std::error::Error;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::activity::{Activity, Counted};
 use super::clearing::Clearing;
@@ -20,9 +22,14 @@ use super::drive::{self, Bounds, Signals};
 use super::listen;
 use super::reload::TlsHandle;
 use super::settings::{ConnectionSettings, ListenerSettings};
+use super::waiting::{Place, Waiting};
 use crate::lifecycle::tasks::Tasks;
 use crate::observe;
 use crate::observe::net::{Ending, Port, Refusal};
+
+/// How long the accept loop waits for a connection that was told to give way. It takes a turn of the scheduler; one that got
+/// through its handshake at the same moment stays. Longer: nobody is accepted meanwhile.
+const GIVE_WAY_MAX: Duration = Duration::from_millis(100);
 
 /// Short for the bounds on a service; every type that meets them has it. `axum::Router` does.
 pub trait HttpService:
@@ -57,7 +64,8 @@ pub async fn serve<S: HttpService>(
 ) {
     let (port, connections_max) = (tls.listener().port(), settings.connections.connections_max);
     let door = Arc::new(Door::new(settings, tls, clearing));
-    let run = |stream, socket| serve_tls(Arc::clone(&door), stream, socket, tasks.clone(), service.clone());
+    let run =
+        |stream, socket, place| serve_tls(Arc::clone(&door), (stream, socket), place, tasks.clone(), service.clone());
     accept_loop(listener, port, connections_max, &tasks, run).await;
 }
 
@@ -71,9 +79,11 @@ pub async fn serve_plain<S: HttpService>(
 ) {
     let connections_max = settings.connections_max;
     let clearing = Clearing::never();
-    let run = |stream, _| {
+    let run = |stream, _, place| {
         let (settings, tasks, service) = (Arc::clone(&settings), tasks.clone(), service.clone());
         let clearing = clearing.clone();
+        // There is no handshake that it could wait for.
+        drop::<Place>(place);
         async move {
             let bounds = Bounds::new(&settings, next_number());
             let service = Counted { inner: service, activity: Arc::new(Activity::default()), info: None };
@@ -87,22 +97,22 @@ pub async fn serve_plain<S: HttpService>(
 /// Takes connections and runs each with a permit, until the drain begins. Owns the socket: it closes at the end.
 async fn accept_loop<R, F>(listener: TcpListener, port: Port, connections_max: usize, tasks: &Tasks, run: R)
 where
-    R: Fn(TcpStream, SocketAddr) -> F,
+    R: Fn(TcpStream, SocketAddr, Place) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(connections_max));
+    let (permits, waiting) = (Arc::new(Semaphore::new(connections_max)), Waiting::default());
     loop {
         let (stream, socket) = tokio::select! {
             biased;
             () = tasks.shutdown().draining() => return,
             accepted = listen::accept(&listener, port) => accepted,
         };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+        let Some(permit) = room(&permits, &waiting).await else {
             observe::net::refused(port, Refusal::Permits);
             continue;
         };
         let open = observe::net::connection_open(port);
-        let work = run(stream, socket);
+        let work = run(stream, socket, waiting.join());
         tasks.tracked(async move {
             work.await;
             drop((permit, open));
@@ -110,15 +120,35 @@ where
     }
 }
 
-async fn serve_tls<S: HttpService>(door: Arc<Door>, stream: TcpStream, socket: SocketAddr, tasks: Tasks, service: S) {
+/// A permit: a free one, or that of the connection that has been longest without a handshake. Who was told to go gives it
+/// back at its next turn.
+async fn room(permits: &Arc<Semaphore>, waiting: &Waiting) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return Some(permit);
+    }
+    if !waiting.make_room() {
+        return None;
+    }
+    timeout(GIVE_WAY_MAX, Arc::clone(permits).acquire_owned()).await.ok()?.ok()
+}
+
+async fn serve_tls<S: HttpService>(
+    door: Arc<Door>,
+    (stream, socket): (TcpStream, SocketAddr),
+    mut place: Place,
+    tasks: Tasks,
+    service: S,
+) {
     let port = door.listener().port();
     // Boxed: a connection lasts for days, and its handshake for a moment.
     let handshake = Box::pin(door.establish(stream, socket));
     let established = tokio::select! {
         established = handshake => established,
+        () = place.gone() => Err(Refusal::Permits),
         // No request is lost: none was read.
         () = tasks.shutdown().draining() => Err(Refusal::Draining),
     };
+    drop(place);
     match established {
         Ok(established) => observe::net::ended(port, serve_established(&door, established, &tasks, service).await),
         Err(reason) => observe::net::refused(port, reason),

@@ -46,20 +46,41 @@ async fn connections_beyond_the_limit_are_closed_at_once() {
     let mut few = settings();
     few.connections.connections_max = 2;
     let rig = Rig::device(few).await;
-    let mut first = Client::http1(rig.connect(rig.config(None, &[])).await.unwrap()).await;
+    let connect = async || Client::http1(rig.connect(rig.config(None, &[])).await.unwrap()).await;
+    let (mut first, mut second) = (connect().await, connect().await);
     first.get("/").await.unwrap();
-    let silent = TcpStream::connect(rig.address).await.unwrap();
-    // Accepted in order: once the third is closed, the second holds its permit.
+    second.get("/").await.unwrap();
     let mut third = TcpStream::connect(rig.address).await.unwrap();
     assert_eq!(read_to_end(&mut third).await, b"");
     assert!(first.get("/").await.is_ok());
-    drop(silent);
+    drop(second);
     let again = async {
         while rig.get(None, "/").await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(PATIENCE, again).await.expect("the permit comes back");
+}
+
+#[tokio::test]
+async fn who_has_not_shaken_hands_gives_way() {
+    let mut few = settings();
+    few.connections.connections_max = 3;
+    let rig = Rig::device(few).await;
+    let mut first = Client::http1(rig.connect(rig.config(None, &[])).await.unwrap()).await;
+    first.get("/").await.unwrap();
+    // They are accepted in their order, and the handshake has no deadline to speak of.
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(rig.address).await.unwrap());
+    }
+    for _ in 0..5 {
+        assert!(rig.get(None, "/").await.is_ok(), "a caller who does shake hands gets in");
+    }
+    assert!(first.get("/").await.is_ok(), "who is in stays");
+    for stream in &mut silent[..19] {
+        assert_eq!(read_to_end(stream).await, b"");
+    }
 }
 
 #[tokio::test]
