@@ -140,8 +140,18 @@ where
     let mut course = Course::begin(Instant::now());
     let mut timer = pin!(sleep_until(Instant::now()));
     loop {
-        course.observe(activity, Instant::now());
+        let now = Instant::now();
+        course.observe(activity, now);
         let (at, step) = course.next(bounds);
+        // Not left to the timer: where one request follows the other without a pause, its turn never comes.
+        if at <= now {
+            match step {
+                Step::Cut(why) => return why,
+                Step::Ask(why) => course.asked = Some((why, now)),
+            }
+            connection.as_mut().graceful_shutdown();
+            continue;
+        }
         timer.as_mut().reset(at);
         let ask = tokio::select! {
             biased;
