@@ -9,7 +9,9 @@ use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::{Request, Response};
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue};
+use hyper::http::uri::Authority;
+use hyper::{Request, Response, StatusCode, Version};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
@@ -79,20 +81,42 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let in_flight = InFlight::begin(&self.activity);
+        // Probes and scrapers send what they like.
+        if self.info.is_some() && request.version() == Version::HTTP_11 && !has_one_host(request.headers()) {
+            return Box::pin(async move { Ok(bad_request(in_flight)) });
+        }
         if let Some(info) = &self.info {
             request.extensions_mut().insert(Arc::clone(info));
         }
         let inner = self.inner.clone();
         Box::pin(async move {
             let response = inner.oneshot(request).await?;
-            Ok(response.map(|body| CountedBody { body, _in_flight: in_flight }))
+            Ok(response.map(|body| CountedBody { body: Some(body), _in_flight: in_flight }))
         })
     }
 }
 
+/// RFC 9112, 3.2: none, two, or one that cannot be a host's name must be refused. To others on the way, such a request may
+/// be another one than to us.
+fn has_one_host(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let names = |text: &str| text.parse::<Authority>().is_ok_and(|name| !name.as_str().contains('@'));
+    host.is_empty() || host.to_str().is_ok_and(names)
+}
+
+/// As hyper answers what it cannot parse.
+fn bad_request<B>(in_flight: InFlight) -> Response<CountedBody<B>> {
+    let mut response = Response::new(CountedBody { body: None, _in_flight: in_flight });
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 /// A body whose request is in flight until it is dropped.
 pub(super) struct CountedBody<B> {
-    body: B,
+    /// Absent where no service made the answer.
+    body: Option<B>,
     _in_flight: InFlight,
 }
 
@@ -101,14 +125,37 @@ impl<B: Body + Unpin> Body for CountedBody<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        self.body.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(cx))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_one_host() {
+        let hosts = |names: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for name in names {
+                headers.append(HOST, HeaderValue::from_str(name).unwrap());
+            }
+            has_one_host(&headers)
+        };
+        for good in ["localhost", "localhost:8443", "192.0.2.7", "[2001:db8::1]:8443", ""] {
+            assert!(hosts(&[good]), "{good}");
+        }
+        for bad in ["a b", "user@localhost", "localhost/path", "localhost:8443:1", "a,b c", "ü"] {
+            assert!(!hosts(&[bad]), "{bad}");
+        }
+        assert!(!hosts(&[]) && !hosts(&["localhost", "localhost"]));
     }
 }
