@@ -1,6 +1,6 @@
 # The menu over script/. Nothing is here that a script does not do: bare Debian has no make.
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint deny fuzz sqlx openapi bench bench-peers bench-k6 bench-overload bench-costs bench-compose drill drill-table drill-smoke drill-local fresh image up down ci clean
+.PHONY: help dev test lint deny fuzz sqlx openapi bench bench-peers bench-k6 bench-overload bench-costs bench-compose hostile drill drill-table drill-smoke drill-local fresh image up down ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,8 @@ bench-costs: ## what a request costs in CPU, WAL and storage, written to docs/ca
 	./script/bench-costs
 bench-compose: ## durable readings on the compose deployment beside pgbench on its primary (needs Docker)
 	./script/bench-compose
+hostile: ## honest devices beside enemies of every kind, written to docs/security.md
+	./script/hostile
 drill: ## break the compose deployment on purpose and judge it (needs Docker)
 	./script/drill
 drill-table: ## take the runs of drill-report/ into docs/drill.md
