@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::Command;
 
-use everbeat::identity::crl::FRESH;
 use serde_json::json;
 
 use crate::app::{Caller, TestApp, csr_of, hex};

@@ -14,7 +14,6 @@ use rcgen::KeyPair;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::danger::ClientCertVerifier;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
