@@ -8,9 +8,8 @@ near as materialized (  -- one bound for all, for the index: no life is longer, 
   select now() + max(certificate_ttl_s) * $4::int / 100.0 * interval '1 second' as till from fleets),
 due as materialized (
   select c.fingerprint, c.device_id, c.not_after, d.fleet_id, d.name
-  from fence cross join near
-  join credentials c on c.revoked_at is null and c.expiry_notice is null
-                    and c.not_after > now() and c.not_after <= near.till
+  from fence join credentials c on c.revoked_at is null and c.expiry_notice is null
+                               and c.not_after > now() and c.not_after <= (select till from near)
   join devices d on d.id = c.device_id and d.state = 'active'
   where c.not_after - now() <= (c.not_after - c.not_before) * ($4::int / 100.0)
   order by c.not_after limit $5::bigint for update of c skip locked),
