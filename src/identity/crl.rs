@@ -62,7 +62,7 @@ fn make(issuer: &Issuer, found: Revocations) -> Result<Crl, IdentityError> {
     if revoked.len() > ENTRIES_MAX {
         return Err(IdentityError::CrlTooLong);
     }
-    let revoked_certs: Vec<RevokedCertParams> = revoked.into_iter().map(entry).collect();
+    let revoked_certs: Vec<RevokedCertParams> = revoked.iter().map(entry).collect();
     observe::crl_entries(revoked_certs.len());
     let this_update = as_of.replace_nanosecond(0).unwrap_or(as_of);
     let list = CertificateRevocationListParams {
@@ -83,7 +83,7 @@ fn number(timeline: i32, as_of: OffsetDateTime) -> SerialNumber {
     SerialNumber::from_slice(&bytes)
 }
 
-fn entry(revoked: Revoked) -> RevokedCertParams {
+fn entry(revoked: &Revoked) -> RevokedCertParams {
     RevokedCertParams {
         serial_number: SerialNumber::from_slice(&revoked.serial),
         revocation_time: revoked.revoked_at,
