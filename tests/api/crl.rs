@@ -12,7 +12,7 @@ use crate::wire::Ask;
 /// What openssl says. It is part of every Debian; without it, nobody has read the list but ourselves.
 fn openssl(args: &[&str]) -> (bool, String) {
     let ran = Command::new("openssl").args(args).output();
-    let ran = ran.expect("openssl is not installed: install it, this test is about what it says");
+    let ran = ran.unwrap_or_else(|error| panic!("install openssl, this test is about what it says: {error}"));
     let text = [ran.stdout.as_slice(), &ran.stderr].map(String::from_utf8_lossy).concat();
     (ran.status.success(), text)
 }
