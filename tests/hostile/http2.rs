@@ -203,7 +203,8 @@ async fn what_is_no_http2_ends_the_connection() {
             println!("{what}");
             let _ = http2.try_send(&bytes).await;
             let code = http2.ended_with().await;
-            assert!(code.is_none_or(|code| code == expected), "{what}: {code:?}");
+            // The most general code will do, too.
+            assert!(code.is_none_or(|code| code == expected || code == PROTOCOL_ERROR), "{what}: {code:?}");
         }
     };
     undisturbed(&app, attack).await;
