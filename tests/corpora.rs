@@ -52,7 +52,8 @@ fn mutated(seeds: &[Vec<u8>], seed: &[u8], random: &Random) -> Vec<u8> {
 
 #[test]
 fn no_changed_seed_breaks_a_promise() {
-    let count = std::env::var("EVERBEAT_MUTATIONS").map_or(200, |count| count.parse::<usize>().unwrap());
+    let told = std::env::var_os("EVERBEAT_MUTATIONS");
+    let count = told.map_or(200, |count| count.to_str().unwrap().parse::<usize>().unwrap());
     let random = Random::seeded(8428);
     for (target, run) in TARGETS {
         let seeds = seeds(target);

@@ -24,8 +24,8 @@ fn tests(row: &str) -> Vec<&str> {
 fn exists(test: &str) -> bool {
     let Some((file, name)) = test.split_once("::") else { return false };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().any(|line| line.trim_start().trim_start_matches("async ").starts_with(&format!("fn {name}(")))
+    let code = std::fs::read_to_string(path).unwrap_or_default();
+    code.lines().any(|line| line.trim_start().trim_start_matches("async ").starts_with(&format!("fn {name}(")))
 }
 
 /// The part of the page that people write; what scripts write has no tests.
@@ -55,12 +55,12 @@ fn every_attack_has_a_row() {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let file = path.file_name().unwrap().to_str().unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let pairs = text.lines().zip(text.lines().skip(1));
+        let code = std::fs::read_to_string(&path).unwrap();
+        let pairs = code.lines().zip(code.lines().skip(1));
         for (_, function) in pairs.filter(|(attribute, _)| attribute.starts_with("#[tokio::test")) {
             let name = function.trim_start_matches("async fn ").split('(').next().unwrap();
-            let test = format!("tests/hostile/{file}::{name}");
-            assert!(named.contains(test.as_str()), "docs/security.md has no row for {test}");
+            let full = format!("tests/hostile/{file}::{name}");
+            assert!(named.contains(full.as_str()), "docs/security.md has no row for {full}");
             attacks += 1;
         }
     }

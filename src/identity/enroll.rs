@@ -136,14 +136,14 @@ impl Identity {
 
     /// Certifies the key of `csr`, for whichever device the transaction settles on.
     fn signer(&self, csr: CheckedCsr, ttl_s: i64) -> Result<Sign<Issued>, IdentityError> {
-        let issuer = self.0.keyring.ring().issuer.clone().ok_or_else(|| keyless("issuing_ca"))?;
+        let ca = self.0.keyring.ring().issuer.clone().ok_or_else(|| keyless("issuing_ca"))?;
         let clock = self.0.clock.clone();
         let ttl = Duration::from_secs(u64::try_from(ttl_s).unwrap_or(0));
         Ok(Arc::new(move |device| {
-            let issued = issuer.issue(&csr, device, clock.wall(), ttl).map_err(|error| error.to_string())?;
+            let issued = ca.issue(&csr, device, clock.wall(), ttl).map_err(|error| error.to_string())?;
             let credential = NewCredential {
                 fingerprint: issued.fingerprint,
-                issuer: issuer.fingerprint(),
+                issuer: ca.fingerprint(),
                 spki_sha256: issued.spki_sha256,
                 serial: issued.serial,
                 certificate_pem: issued.pem_leaf.clone(),

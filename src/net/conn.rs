@@ -117,9 +117,9 @@ impl Door {
         let mut shaking = pin!(hello.into_stream(Arc::clone(&live.server)));
         // Makes our flight, which is nearly all of the work. Who falls silent then must not keep the turn: a few dozen such
         // callers a second would take all of them, and whoever waits behind them would be too late.
-        let begun = poll_fn(|cx| Poll::Ready(shaking.as_mut().poll(cx))).await;
+        let first = poll_fn(|cx| Poll::Ready(shaking.as_mut().poll(cx))).await;
         drop(turn);
-        let shaken = match begun {
+        let shaken = match first {
             Poll::Ready(shaken) => shaken,
             Poll::Pending => timeout(SHAKE_DEADLINE, shaking).await.map_err(|_| Refusal::HandshakeTimeout)?,
         };

@@ -294,7 +294,7 @@ async fn requests_that_are_no_good_are_refused_in_plain_words() {
             with(&|wanted| wanted.subject_alt_names = vec![SanType::DnsName("bank.example".try_into().unwrap())]),
             "foreign name",
         ),
-        ("long", STANDARD.encode([0x30_u8; 16 * 1024 + 1]), "16 KiB"),
+        ("long", STANDARD.encode(vec![0x30_u8; 16 * 1024 + 1]), "16 KiB"),
     ];
     let mut device = app.enroll("pump-0").await;
     for (what, body, help) in cases {

@@ -170,7 +170,7 @@ impl Talker {
     async fn retry(&mut self, path: &str, first: Option<&Answer>) {
         self.retries.fetch_add(1, Ordering::SeqCst);
         if let Some(answer) = first {
-            println!("one retry of {path}, after {} {}", answer.status, answer.text());
+            eprintln!("one retry of {path}, after {} {}", answer.status, answer.text());
         }
         self.at = 1 - self.at;
         assert!(self.try_reconnect().await, "{path}: no connection and token, after one retry");
@@ -188,10 +188,10 @@ impl Talker {
         let Ok(mut wire) = everbeat::lifecycle::tasks::spawn(Wire::tls(addr, tls)).await else { return false };
         let Some(answer) = wire.try_call(&Ask::post("/v1/token")).await else { return false };
         if answer.status != 200 {
-            println!("no token: {} {}", answer.status, answer.text());
+            eprintln!("no token: {} {}", answer.status, answer.text());
             return false;
         }
-        self.device.token = answer.json()["access_token"].as_str().unwrap().to_owned();
+        answer.json()["access_token"].as_str().unwrap().clone_into(&mut self.device.token);
         self.device.wire = wire;
         true
     }

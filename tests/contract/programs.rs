@@ -25,8 +25,8 @@ fn here() -> &'static Path {
 async fn run(command: &mut Command) -> Output {
     let output = command.kill_on_drop(true).output().await.unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{:?}: {}\n{out}\n{err}", command.as_std().get_program(), output.status);
-    println!("{out}");
+    assert!(output.status.success(), "{}: {}\n{out}\n{err}", command.as_std().get_program().display(), output.status);
+    eprintln!("{out}");
     output
 }
 
@@ -40,8 +40,10 @@ async fn program(name: &str) -> Command {
     let bin = bin.await;
     let mut command = Command::new(bin.join(name));
     // The generator formats what it made with a program that stands beside it.
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{path}", bin.display())).env("PYTHONPATH", here().join("tests/contract"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    command
+        .env("PATH", format!("{}:{}", bin.display(), path.display()))
+        .env("PYTHONPATH", here().join("tests/contract"));
     command.env("SCHEMATHESIS_HOOKS", "hooks").env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }

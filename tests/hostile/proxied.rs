@@ -50,7 +50,7 @@ async fn proxy_headers() {
         ("two", good.repeat(2)),
         ("version 1", b"PROXY TCP4 192.0.2.7 127.0.0.1 1 2\r\n".to_vec()),
         ("too long", header(0x21, 0x11, &[&tcp4, [0; 1_100].as_slice()].concat())),
-        ("the longest", header(0x21, 0x11, &[1; 65_535])),
+        ("the longest", header(0x21, 0x11, &vec![1; 65_535])),
         ("too short for its address", header(0x21, 0x11, &tcp4[..8])),
         ("UDP", header(0x21, 0x12, &tcp4)),
         ("a Unix socket", header(0x21, 0x31, &[b'/'; 216])),

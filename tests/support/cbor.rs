@@ -46,7 +46,9 @@ fn value(json: &Value, data: bool, out: &mut Vec<u8>) {
         },
         Value::Array(items) => {
             head(4, items.len() as u64, out);
-            items.iter().for_each(|item| value(item, false, out));
+            for item in items {
+                value(item, false, out);
+            }
         }
         Value::Object(members) => {
             head(5, members.len() as u64, out);
@@ -74,9 +76,9 @@ fn string(major: u8, bytes: &[u8], out: &mut Vec<u8>) {
 fn head(major: u8, argument: u64, out: &mut Vec<u8>) {
     match u8::try_from(argument) {
         Ok(small @ 0..24) => out.push(major << 5 | small),
-        Ok(byte) => out.extend([major << 5 | 24, byte]),
+        Ok(byte) => out.extend([major << 5 | 0x18, byte]),
         Err(_) => {
-            out.push(major << 5 | 27);
+            out.push(major << 5 | 0x1b);
             out.extend(argument.to_be_bytes());
         }
     }

@@ -242,7 +242,7 @@ impl Wire {
             }
             (None, Some(_)) => answer.body = self.chunks().await?,
             (None, None) => {
-                assert!(matches!(status, 204 | 304) || status < 200, "an answer without an end: {answer:?}")
+                assert!(matches!(status, 204 | 304) || status < 200, "an answer without an end: {answer:?}");
             }
             (Some(_), Some(_)) => panic!("two lengths: {answer:?}"),
         }

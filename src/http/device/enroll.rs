@@ -29,11 +29,17 @@ pub async fn enroll(
         .that(fits(&asked.csr, CSR_MAX), "/csr", "too long")
         .that(asked.tags.len() <= TAGS_MAX, "/tags", "too many")
         .done()?;
-    Ok((StatusCode::CREATED, Json(attempt(&api, &asked, Csr::Pem(&asked.csr)).await?)))
+    Ok((StatusCode::CREATED, Json(attempt(&api, &asked, Csr::Pem(&asked.csr), ApiError::from).await?)))
 }
 
 /// Enrolls, unless too many attempts with the token have failed. Those of the caller's address are counted by the guard.
-pub async fn attempt(api: &DeviceApi, asked: &EnrollRequest, csr: Csr<'_>) -> Result<EnrollAnswer, ApiError> {
+/// `told`: how what went wrong is put.
+pub async fn attempt(
+    api: &DeviceApi,
+    asked: &EnrollRequest,
+    csr: Csr<'_>,
+    told: fn(IdentityError) -> ApiError,
+) -> Result<EnrollAnswer, ApiError> {
     let token = asked.token.parse::<EnrollmentToken>().ok();
     if let Some(token) = &token {
         api.admission.may_try_token(Class::Exchange, token.id())?;
@@ -42,7 +48,7 @@ pub async fn attempt(api: &DeviceApi, asked: &EnrollRequest, csr: Csr<'_>) -> Re
     if let (Err(IdentityError::EnrollmentToken), Some(token)) = (&enrolled, &token) {
         api.admission.failures().failed_with(token.id());
     }
-    Ok(enrolled?)
+    enrolled.map_err(told)
 }
 
 pub async fn renew(

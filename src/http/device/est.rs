@@ -9,6 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
+use super::enroll::attempt;
 use crate::http::api::DeviceApi;
 use crate::http::authn::{Basic, WithOldCert};
 use crate::http::error::ApiError;
@@ -64,7 +65,7 @@ pub async fn simpleenroll(
     Pkcs10(request): Pkcs10,
 ) -> Result<CertsOnly, ApiError> {
     let asked = EnrollRequest { token, name, csr: String::new(), tags: Vec::new(), attributes: None };
-    let made = api.identity.enroll_with(&asked, Csr::Base64(&request)).await.map_err(explained)?;
+    let made = attempt(&api, &asked, Csr::Base64(&request), explained).await?;
     CertsOnly::of(est::first(&made.certificate))
 }
 

@@ -194,7 +194,7 @@ impl<'a> Record<'a> {
     /// A version that is not ours: the pack is not ours to read.
     pub fn set(&mut self, label: Label, scalar: Scalar<'a>) -> Result<(), DecodeError> {
         if label == Label::Version {
-            return self.set_version(scalar);
+            return self.set_version(&scalar);
         }
         let bit = 1 << label as u16;
         let scalar = if self.seen & bit == 0 { scalar } else { Scalar::Unfit("occurs twice") };
@@ -206,8 +206,8 @@ impl<'a> Record<'a> {
         Ok(())
     }
 
-    fn set_version(&mut self, scalar: Scalar<'a>) -> Result<(), DecodeError> {
-        let Scalar::Number(Number::Whole(version @ 1..=VERSION)) = scalar else {
+    fn set_version(&mut self, scalar: &Scalar<'a>) -> Result<(), DecodeError> {
+        let Scalar::Number(Number::Whole(version @ 1..=VERSION)) = *scalar else {
             return Err(DecodeError::SenmlVersion);
         };
         match self.version.replace(version) {

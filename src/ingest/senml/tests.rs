@@ -464,10 +464,11 @@ fn pack() -> impl Strategy<Value = Value> {
     proptest::collection::vec(record, 0..8).prop_map(Value::from)
 }
 
+/// Index and kind.
+type Refused = Vec<(u64, String)>;
+
 /// What is told of refused records, without the sentences: an object is a map in CBOR.
-fn outcome(
-    result: Result<ReadingBatch, DecodeError>,
-) -> Result<(Vec<crate::ingest::BatchItem>, Vec<(u64, String)>), DecodeError> {
+fn outcome(result: Result<ReadingBatch, DecodeError>) -> Result<(Vec<crate::ingest::BatchItem>, Refused), DecodeError> {
     let batch = result?;
     Ok((batch.items, batch.rejected.into_iter().map(|item| (item.index, item.kind)).collect()))
 }

@@ -30,11 +30,12 @@ pub(super) fn can(fault: &Fault) -> bool {
         | Kind::TerminateListener
         | Kind::CutAfterCommit
         | Kind::DropCampaignAnswer
-        | Kind::Delay(_) => on_replica,
+        | Kind::Delay(_)
+        // All replicas share one directory of keys.
+        | Kind::ReplaceTokenKey
+        | Kind::ReplaceCa => on_replica,
         Kind::FreezeHost | Kind::PostmasterKill | Kind::Stop => on_database,
         Kind::CutOff(Cut::Both) | Kind::Switchover => fault.node == Node::Primary,
-        // All replicas share one directory of keys.
-        Kind::ReplaceTokenKey | Kind::ReplaceCa => on_replica,
         // A stranger's connections would need a stranger.
         Kind::TakeConnections | Kind::CutOff(_) | Kind::FreezePatroni | Kind::FillDisk | Kind::ClockStep(_) => false,
     }
