@@ -79,7 +79,7 @@ fn est_is_described_as_it_is() {
         assert!(operation["responses"]["200"]["content"][certificates].is_object(), "{operation}");
     }
     assert_eq!(document["components"]["securitySchemes"]["enrollment"]["scheme"], "basic");
-    let errors = &document["components"]["responses"]["PlainText"]["content"];
+    let errors = &document["components"]["responses"]["BadRequestInWords"]["content"];
     assert_eq!(errors.as_object().unwrap().keys().collect::<Vec<_>>(), ["text/plain; charset=utf-8"]);
     assert!(of("cacerts", "get")["responses"]["200"]["content"][certificates].is_object());
     assert!(of("csrattrs", "get")["responses"]["204"].get("content").is_none());

@@ -68,7 +68,7 @@ struct Authority {
 
 impl Authority {
     fn load(certificate_pem: &str, key_pem: &str) -> Result<Self, CaError> {
-        let key = KeyPair::from_pkcs8_pem_and_sign_algo(key_pem, &PKCS_ECDSA_P256_SHA256)?;
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(private_key(key_pem), &PKCS_ECDSA_P256_SHA256)?;
         let der = single_certificate(certificate_pem)?;
         let parsed = parse(&der)?;
         if !parsed.is_ca() {
@@ -212,7 +212,7 @@ impl Issuer {
 
     /// Does the chain begin with a certificate that we issued, for this key?
     pub fn issued_server(&self, chain_pem: &str, key_pem: &str) -> Result<bool, CaError> {
-        let key = KeyPair::from_pem(key_pem)?;
+        let key = KeyPair::from_pem(private_key(key_pem))?;
         let leaf = Pem::iter_from_buffer(chain_pem.as_bytes()).next().and_then(Result::ok);
         let leaf = leaf.ok_or(CaError::BadCertificate)?;
         let leaf = leaf.parse_x509().map_err(|_| CaError::BadCertificate)?;
@@ -368,6 +368,12 @@ fn random_serial() -> Result<[u8; 16], CaError> {
     aws_lc_rs::rand::fill(&mut serial).map_err(|_| CaError::Randomness)?;
     serial[0] = (serial[0] & 0x3f) | 0x40;
     Ok(serial)
+}
+
+/// From the private key on: certificates may stand before it in one file.
+fn private_key(pem: &str) -> &str {
+    let label = pem.find("PRIVATE KEY-----");
+    label.and_then(|label| pem[..label].rfind("-----BEGIN ")).map_or(pem, |begin| &pem[begin..])
 }
 
 fn server_name(name: &str) -> Result<SanType, CaError> {

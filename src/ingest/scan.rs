@@ -75,7 +75,9 @@ impl<'t> Iterator for Members<'t> {
         scanner.string().ok()?;
         let key = &self.text[key..scanner.at];
         scanner.blank();
-        scanner.expect(b':').ok()?;
+        if !scanner.eat(b':') {
+            return None;
+        }
         scanner.blank();
         let value = scanner.at;
         scanner.value().ok()?;

@@ -41,7 +41,6 @@ def before_call(ctx, case, kwargs):
         case.body.update(token=os.environ["ENROLLMENT_TOKEN"], csr=os.environ["CSR"])
     if case.operation.path == "/.well-known/est/simpleenroll":
         basic = base64.b64encode(f"est-1:{os.environ['ENROLLMENT_TOKEN']}".encode()).decode()
-        kwargs["headers"] = {**(kwargs.get("headers") or {}), "Authorization": f"Basic {basic}"}
         case.headers["Authorization"] = f"Basic {basic}"
         case.body = "".join(line for line in os.environ["CSR"].splitlines() if not line.startswith("-----"))
     if case.operation.path == "/v1/renew" and isinstance(case.body, dict) and len(case.body["csr"]) % 4:

@@ -157,7 +157,7 @@ fn the_faults_of_a_record_are_its_own() {
         (json!({"n": "a", "vb": 1}), "/vb: must be true or false"),
         (json!({"n": "a", "vs": 1}), "/vs: must be a text"),
         (json!({"n": "a", "vs": "\0"}), "/vs: must not hold NUL"),
-        (json!({"n": "a", "vs": "x".repeat(1_025)}), "/vs: more than 1024 bytes"),
+        (json!({"n": "a", "vs": "x".repeat(1_025)}), "/vs: more than 1024 characters"),
         (json!({"n": "a", "vd": "x".repeat(1_000)}), "/vd: more than 738 bytes"),
         (json!({"n": "a", "vd": 1}), "/vd: must be a byte string"),
         (json!({"n": "a", "v": 1, "ut": "x"}), "/ut: must be a number"),
