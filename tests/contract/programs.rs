@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::KeyPair;
 use serde_json::json;
 use tokio::process::Command;
@@ -60,7 +62,7 @@ fn place(app: &TestApp) -> PathBuf {
     place
 }
 
-async fn schemathesis(place: &Path, listener: &str, port: u16, token: &str) -> Command {
+async fn schemathesis(app: &TestApp, place: &Path, listener: &str, port: u16, token: &str) -> Command {
     let mut command = program("schemathesis").await;
     command
         .arg("--config-file")
@@ -69,6 +71,7 @@ async fn schemathesis(place: &Path, listener: &str, port: u16, token: &str) -> C
         .arg(document(listener));
     command.args(["--url", &format!("https://localhost:{port}"), "-H", &format!("Authorization: Bearer {token}")]);
     command.arg("--tls-verify").arg(place.join("ca.pem")).current_dir(place);
+    command.env("EST_AUTHORIZATION", format!("Basic {}", STANDARD.encode(format!("est-1:{}", app.token))));
     command
 }
 
@@ -78,7 +81,7 @@ async fn schemathesis_finds_nothing_at_the_device_listener() {
     let (place, device) = (place(&app), app.enroll("pump-1").await);
     std::fs::write(place.join("device.pem"), &device.identity.chain).unwrap();
     std::fs::write(place.join("device.key"), device.identity.key.serialize_pem()).unwrap();
-    let mut command = schemathesis(&place, "device", app.replica.running.device_addr.port(), &device.token).await;
+    let mut command = schemathesis(&app, &place, "device", app.replica.running.device_addr.port(), &device.token).await;
     command.env("ENROLLMENT_TOKEN", &app.token).env("CSR", csr_of(&KeyPair::generate().unwrap()));
     command.args(["--request-cert", "device.pem", "--request-cert-key", "device.key"]);
     run(&mut command).await;
@@ -90,7 +93,7 @@ async fn schemathesis_finds_nothing_at_the_admin_listener() {
     let app = TestApp::with(SETTINGS).await;
     let (place, mut device) = (place(&app), app.enroll("pump-1").await);
     device.store(&crate::app::reading()).await.ok(200);
-    run(&mut schemathesis(&place, "admin", app.replica.running.admin_addr.port(), &app.admin).await).await;
+    run(&mut schemathesis(&app, &place, "admin", app.replica.running.admin_addr.port(), &app.admin).await).await;
     // It revokes and suspends whatever it finds, the fixture's tokens and devices included.
     app.admin_get("/v1/devices").await;
 }
