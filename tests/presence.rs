@@ -601,8 +601,8 @@ async fn a_refused_statement_drops_no_contact() {
 async fn when_no_flush_gets_through_nobody_ticks_and_it_is_an_outage() {
     let db = Db::new().await;
     db.device(1).await;
-    let gap_max = Duration::from_millis(600);
-    let running = Running::start(&db, PresenceSettings { tick_gap_max: gap_max, ..settings() }).await;
+    let (tick_gap_max, blind_max) = (Duration::from_millis(600), Duration::from_millis(900));
+    let running = Running::start(&db, PresenceSettings { tick_gap_max, blind_max, ..settings() }).await;
     let gaps = "select count(*) from outages where cause = 'gap' and replica is null";
     let late = "select count(*) from tick where at < clock_timestamp() - interval '2 seconds'";
     running.heartbeat(1, 30_000).await.unwrap();

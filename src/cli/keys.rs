@@ -205,9 +205,14 @@ async fn retire(config: &ConfigArgs, role: KeyRole, which: WhichArgs) -> Result<
     Ok(())
 }
 
-/// The first CA's certificate has a file of its own.
+/// A replica does not start with a server certificate whose CA it does not hold. The first CA's certificate has a file of
+/// its own.
 fn also(file: &str) -> &'static str {
-    if file == "issuing.key" { ", with issuing.pem, once server.key is by another CA" } else { "" }
+    match file {
+        "issuing.key" => ", with issuing.pem, once server.key is by another CA (`everbeat ca server`)",
+        _ if file.starts_with("issuing.") => ", once server.key is by another CA (`everbeat ca server`)",
+        _ => "",
+    }
 }
 
 fn say_next(made: &Made, then: &str) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
+use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use axum::middleware::Next;
@@ -15,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use super::accept;
 use super::authn::{Operator, WithCert, WithCertAndToken, WithOldCert, bearer};
 use super::body::{Bounds, check_declared};
+use super::dialect::Dialect;
 use super::error::{ApiError, raised};
 use super::frame::Row;
 use super::route::Permission;
@@ -52,9 +54,12 @@ async fn admit(row: &Row, request: Request, next: Next) -> Result<Response, ApiE
     let spent = parts.extensions.remove::<Spent>().unwrap_or_default();
     known_query(row, &parts)?;
     let from = address(&parts);
+    // Clients of HTTP Basic ask without it first (RFC 7235, 2.1): who has not tried has not failed.
+    let has_tried = row.info.dialect != Dialect::Est || parts.headers.contains_key(AUTHORIZATION);
     let mut response = next.run(Request::from_parts(parts, body)).await;
     // Identity judges the token, wherever the route has it from.
-    if row.info.permission == Permission::EnrollmentToken && raised(&response) == Some(Slug::EnrollmentTokenInvalid) {
+    let is_refused = raised(&response) == Some(Slug::EnrollmentTokenInvalid);
+    if row.info.permission == Permission::EnrollmentToken && is_refused && has_tried {
         failed(row, Attempt::Enrollment, from);
     }
     if response.status().is_success() && operator.is_some_and(|operator| !operator.has_asked()) {
@@ -211,7 +216,7 @@ async fn device(row: &Row, parts: &mut Parts, with_token: bool) -> Result<Arc<De
         }
     }
     let caller = judged?;
-    connection.pace.keep(caller.device.heartbeat_interval_ms);
+    connection.pace.begin(caller.device.heartbeat_interval_ms);
     if let Some(admission) = row.shared.admission.as_ref() {
         let spent = admission.spend(row.info.class, caller.device.id, caller.device.fleet).map_err(|refused| {
             let left = quota::refused(admission, refused);

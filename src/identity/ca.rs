@@ -263,6 +263,12 @@ pub fn pin_of(certificate_pem: &str) -> Result<Pin, CaError> {
     Ok(Pin::of_spki(parse(&der)?.public_key().raw))
 }
 
+/// SHA-256 of the public key (DER) of a CA certificate in PEM.
+pub fn key_sha256(certificate_pem: &str) -> Result<[u8; 32], CaError> {
+    let der = single_certificate(certificate_pem)?;
+    Ok(sha256(parse(&der)?.public_key().raw))
+}
+
 /// When the first certificate of a chain ends.
 pub fn chain_end(chain_pem: &str) -> Result<OffsetDateTime, CaError> {
     let first = Pem::iter_from_buffer(chain_pem.as_bytes()).next().and_then(Result::ok);

@@ -25,7 +25,7 @@ use crate::lifecycle::shutdown::Shutdown;
 use crate::net::TlsHandle;
 use crate::observe::identity as observe;
 use crate::observe::net::Reload;
-use crate::store::keys::{KeyState, PublicKeys};
+use crate::store::keys::{KeyState, PublicKeys, TokenKeyRow};
 use crate::store::{ControlStore, key_life};
 
 /// As for the files of TLS: contents are compared, since an exchanged symbolic link changes no time.
@@ -185,7 +185,10 @@ impl Keeper {
         let live = |state: KeyState| state != KeyState::Retired;
         let cas = published.certificates.iter().filter(|row| trusted && live(row.state));
         let cas = cas.filter(|row| held.issuer(row.fingerprint).is_some()).map(|row| row.fingerprint.to_string());
-        let tokens = published.token_keys.iter().filter(|row| live(row.state) && held.signer(&row.kid).is_some());
+        let fits = |row: &TokenKeyRow| {
+            held.signer(&row.kid).is_some_and(|held| held.signer.public().audience.column() == row.audience)
+        };
+        let tokens = published.token_keys.iter().filter(|row| live(row.state) && fits(row));
         cas.chain(tokens.map(|row| row.kid.clone())).collect()
     }
 

@@ -26,7 +26,9 @@ impl Ring {
                 .token_keys
                 .iter()
                 .find(|row| row.state == KeyState::Active && row.audience == audience.column());
-            active.and_then(|row| held.signer(&row.kid)).map(|held| held.signer.clone())
+            // A file under the name of another audience would sign for that one.
+            let held = active.and_then(|row| held.signer(&row.kid));
+            held.filter(|held| held.signer.public().audience == audience).map(|held| held.signer.clone())
         };
         let issuing = || published.certificates.iter().filter(|row| row.kind == "issuing");
         let active = issuing().find(|row| row.state == KeyState::Active);

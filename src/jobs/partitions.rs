@@ -24,6 +24,7 @@ const REMOVAL_OPTIONS: &str = "-c lock_timeout=1000 -c statement_timeout=20000";
 
 pub(super) async fn pass(effects: &mut Effects) -> Result<PassOutcome, Stop> {
     let made = make_ahead(effects).await?;
+    let announced = expiry::announce(effects).await?;
     let (mut removed, mut trimmed) = (0, 0);
     if let Some(clock) = retention_clock(effects).await? {
         // A day that cannot be dropped just now keeps nothing else from its due.
@@ -31,7 +32,6 @@ pub(super) async fn pass(effects: &mut Effects) -> Result<PassOutcome, Stop> {
         trimmed = trim(effects, clock).await?;
         removed = days?;
     }
-    let announced = expiry::announce(effects).await?;
     if made > 0 || removed > 0 || trimmed > 0 || announced > 0 {
         tracing::info!(made, removed, trimmed, announced, "partitions, retention and certificates");
         return Ok(PassOutcome::Done);

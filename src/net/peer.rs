@@ -56,6 +56,12 @@ pub struct ConnInfo {
 pub struct Pace(AtomicU64);
 
 impl Pace {
+    /// What is known of it before the device has said anything.
+    pub fn begin(&self, interval_ms: i64) {
+        let interval_ms = u64::try_from(interval_ms).unwrap_or(0);
+        let _ = self.0.compare_exchange(0, interval_ms, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     pub fn keep(&self, interval_ms: i64) {
         self.0.store(u64::try_from(interval_ms).unwrap_or(0), Ordering::Relaxed);
     }
@@ -207,4 +213,21 @@ pub(super) fn is_for_clients(certificate: &X509Certificate<'_>) -> bool {
 pub(super) fn is_ca(certificate: &X509Certificate<'_>) -> bool {
     let extensions = certificate.extensions();
     extensions.iter().any(|e| matches!(e.parsed_extension(), ParsedExtension::BasicConstraints(bc) if bc.ca))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_was_told_counts_and_not_its_fleets_interval() {
+        let pace = Pace::default();
+        let within = || pace.within(Duration::from_secs(20)).as_secs();
+        assert_eq!(within(), 20);
+        pace.begin(30_000);
+        assert_eq!(within(), 20);
+        pace.keep(2_000);
+        pace.begin(30_000);
+        assert_eq!(within(), 2);
+    }
 }

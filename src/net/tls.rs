@@ -18,7 +18,6 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::peer::{Listener, is_ca};
 use super::settings::{ClientAuth, TlsSettings};
 use super::verify::{Judge, Possession};
-use crate::domain::ids::Fingerprint;
 use crate::domain::time::Clock;
 
 /// A bundle of a hundred CAs has about 200 KiB. Bounds what a wrong path (a device, a log) can cost.
@@ -59,8 +58,9 @@ pub enum TlsError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCas {
     pub pem: Arc<str>,
-    /// CAs that were ours. No path goes through one, also not from a root that is trusted.
-    pub retired: Vec<Fingerprint>,
+    /// SHA-256 of the public keys of CAs that were ours. No path goes through one, also not from a root that is trusted, and
+    /// not by another certificate of the same key: that of an ECDSA signature has a second form, which anybody can write.
+    pub retired: Vec<[u8; 32]>,
 }
 
 /// The contents of the files.
@@ -68,7 +68,7 @@ pub(super) struct Files {
     certificate: Vec<u8>,
     key: SecretSlice<u8>,
     client_ca: Option<Vec<u8>>,
-    retired: Vec<Fingerprint>,
+    retired: Vec<[u8; 32]>,
 }
 
 impl Files {
@@ -98,7 +98,7 @@ impl Files {
             context.update(part);
         }
         for retired in &self.retired {
-            context.update(&retired.0);
+            context.update(retired);
         }
         let mut sum = [0; 32];
         sum.copy_from_slice(context.finish().as_ref());

@@ -19,7 +19,6 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::peer::{Listener, Peer, PeerCert, Rejection, is_for_clients};
 use crate::domain::digest::sha256;
-use crate::domain::ids::Fingerprint;
 use crate::domain::time::Clock;
 use crate::observe;
 use crate::observe::net::Verdict;
@@ -36,7 +35,7 @@ pub(super) struct Judge {
     paths: Arc<dyn ClientCertVerifier>,
     clock: Clock,
     /// No path goes through these.
-    retired: Arc<[Fingerprint]>,
+    retired: Arc<[[u8; 32]]>,
 }
 
 impl Judge {
@@ -52,7 +51,7 @@ impl Judge {
     }
 
     /// Trusts these CAs no more, also under a root that is trusted.
-    pub(super) fn without(self, retired: Vec<Fingerprint>) -> Self {
+    pub(super) fn without(self, retired: Vec<[u8; 32]>) -> Self {
         Self { retired: retired.into(), ..self }
     }
 
@@ -119,7 +118,8 @@ impl Judge {
 
 impl Judge {
     fn is_retired(&self, certificate: &CertificateDer<'_>) -> bool {
-        !self.retired.is_empty() && self.retired.contains(&Fingerprint(sha256(certificate)))
+        let key = || X509Certificate::from_der(certificate).ok().map(|(_, parsed)| sha256(parsed.public_key().raw));
+        !self.retired.is_empty() && key().is_none_or(|key| self.retired.contains(&key))
     }
 }
 

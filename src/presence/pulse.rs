@@ -57,7 +57,7 @@ async fn beat(inner: &Inner, clock: &Clock, last: &mut Boottime) {
     let sent = clock.boottime();
     // A tick says that somebody is heard. The row of the tick may well be written while those of devices cannot be (the
     // disk is full): when no replica can flush, nobody ticks, and that is an outage of all.
-    if inner.health.age() > settings.tick_gap_max {
+    if inner.health.is_nearly_blind() {
         observed::tick_age(sent.since(*last));
         return;
     }

@@ -183,3 +183,21 @@ async fn many_addresses_fill_no_memory() {
     .await;
     assert!(most <= 20.0, "{most} are remembered");
 }
+
+/// A client of HTTP Basic may ask for the challenge first (RFC 7235, 2.1).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asking_for_the_challenge_of_est_is_no_failure() {
+    let app = started("").await;
+    let (door, from) = (Door(&app, app.replica.running.device_addr), "203.0.113.7");
+    let token = token(&app).await;
+    let ask = || Ask::post("/.well-known/est/simpleenroll").bytes("application/pkcs10", "");
+    for _ in 0..10 {
+        assert_eq!(door.call(from, &ask()).await.status, 401);
+    }
+    door.call(from, &enrolling(&token, "pump-1")).await.ok(201);
+    let tried = || ask().header("Authorization", "Basic eDp5");
+    for _ in 0..5 {
+        assert_eq!(door.call(from, &tried()).await.status, 401);
+    }
+    assert_eq!(door.call(from, &tried()).await.status, 429);
+}

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 
 use crate::domain::presence::Said;
 use crate::http::api::DeviceApi;
@@ -12,6 +12,7 @@ use crate::http::authn::WithCertAndToken;
 use crate::http::error::ApiError;
 use crate::http::extract::{Check, OptionalJson};
 use crate::http::guard::contact;
+use crate::net::ConnInfo;
 use crate::presence::Contact;
 use crate::wire::device::{GoodbyeRequest, HeartbeatAnswer, HeartbeatRequest};
 
@@ -21,6 +22,7 @@ const TEXT_MAX: usize = 256;
 
 pub async fn beat(
     State(api): State<Arc<DeviceApi>>,
+    Extension(connection): Extension<Arc<ConnInfo>>,
     proof: WithCertAndToken,
     OptionalJson(asked): OptionalJson<HeartbeatRequest>,
 ) -> Result<Json<HeartbeatAnswer>, ApiError> {
@@ -35,6 +37,7 @@ pub async fn beat(
     let contact = Contact { requested_ms, heartbeat: true, ..contact(proof.caller()) };
     let said = Said { seq: seq.ok().flatten(), status: asked.status.map(Arc::from) };
     let reply = api.presence.heartbeat(contact, said).await?;
+    connection.pace.keep(i64::try_from(reply.next_in.as_millis()).unwrap_or(i64::MAX));
     Ok(Json(HeartbeatAnswer {
         next_in_s: (reply.next_in.as_secs_f64() * 1_000.0).round() / 1_000.0,
         server_time: reply.at,

@@ -77,12 +77,12 @@ fn can_be(info: &RouteInfo, status: u16) -> bool {
         408 | 415 => reads_body,
         409 => info.also.contains(&409),
         412 => info.has_versions && info.method != Method::Get,
-        429 => is_limited,
+        429 => is_limited || matches!(info.permission, Permission::EnrollmentToken | Permission::Operator(_)),
         _ => true,
     }
 }
 
-/// Requests of known devices count against a rate.
+/// Requests of known devices count against a rate. (Of others, failed attempts do.)
 fn is_limited(info: &RouteInfo) -> bool {
     matches!(info.permission, Permission::Cert | Permission::CertAndToken)
 }
@@ -90,7 +90,6 @@ fn is_limited(info: &RouteInfo) -> bool {
 /// The shared answers, by name.
 pub fn shared(port: Port) -> Value {
     let listed = ERRORS.iter().filter(|(status, ..)| match status {
-        429 => port == Port::Device,
         412 => port == Port::Admin,
         _ => true,
     });
@@ -105,7 +104,7 @@ pub fn shared(port: Port) -> Value {
 }
 
 /// What a call of EST can end in.
-const EST_ERRORS: &[u16] = &[400, 401, 403, 405, 406, 408, 409, 413, 415, 431, 500, 503];
+const EST_ERRORS: &[u16] = &[400, 401, 403, 405, 406, 408, 409, 413, 415, 429, 431, 500, 503];
 
 /// The same where EST is spoken.
 fn in_words(status: u16, text: &str) -> Value {

@@ -10,10 +10,10 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{NamedGroup, SignatureScheme};
 use uuid::Uuid;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::pki::{Ca, Issued, Leaf, NOW};
 use super::rig::{Client, PATIENCE, Rig, read_to_end, settings, tls_settings, write};
-use crate::domain::ids::Fingerprint;
 use crate::domain::time::{Clock, unix_us};
 use crate::net::{ClientAuth, ClientCas, Listener, PeerCert, Reloaded, TlsError, TlsHandle};
 
@@ -200,8 +200,10 @@ async fn a_retired_ca_is_in_no_path_although_its_root_is_trusted() {
     let (retired, going_on) = (rig.root.sub("issuing, retired"), rig.root.sub("issuing, the next"));
     let get = async |ca: &Ca| rig.get(Some(&ca.issue(&device()).with(ca)), "/").await.unwrap();
     assert!(get(&retired).await.contains("verified") && get(&going_on).await.contains("verified"));
-    let cas = |names: Vec<Fingerprint>| Arc::new(ClientCas { pem: rig.root.pem().into(), retired: names });
-    let print = Fingerprint(crate::domain::digest::sha256(&retired.der()));
+    let cas = |names: Vec<[u8; 32]>| Arc::new(ClientCas { pem: rig.root.pem().into(), retired: names });
+    let der = retired.der();
+    let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+    let print = crate::domain::digest::sha256(parsed.public_key().raw);
     assert_eq!(rig.tls.trust(cas(vec![print])).await, Ok(Reloaded::Swapped));
     assert_eq!(rig.tls.trust(cas(vec![print])).await, Ok(Reloaded::Unchanged));
     assert!(get(&retired).await.contains("untrusted_issuer") && get(&going_on).await.contains("verified"));
