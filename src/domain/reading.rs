@@ -31,17 +31,20 @@ enum Kind {
     Text(Box<str>),
 }
 
+/// The integer of 64 bits, signed or not, that this number is.
+#[expect(clippy::cast_possible_truncation, reason = "the range is checked, and the fraction is zero")]
+pub fn integer_of(number: f64) -> Option<i128> {
+    const LOWEST: f64 = -9_223_372_036_854_775_808.0;
+    const ABOVE: f64 = 18_446_744_073_709_551_616.0;
+    (number.fract() == 0.0 && (LOWEST..ABOVE).contains(&number)).then_some(number as i128)
+}
+
 impl Value {
     /// The number; `None` if it is infinite or not a number.
-    #[expect(clippy::cast_possible_truncation, reason = "the range is checked, and the fraction is zero")]
     pub fn float(number: f64) -> Option<Self> {
-        const LOWEST: f64 = -9_223_372_036_854_775_808.0;
-        const ABOVE: f64 = 18_446_744_073_709_551_616.0;
-        let whole = number.fract() == 0.0 && (LOWEST..ABOVE).contains(&number);
-        match number {
-            number if !number.is_finite() => None,
-            number if whole => Some(Self(Kind::Integer(number as i128))),
-            number => Some(Self(Kind::Float(number))),
+        match integer_of(number) {
+            Some(integer) => Some(Self(Kind::Integer(integer))),
+            None => number.is_finite().then_some(Self(Kind::Float(number))),
         }
     }
 

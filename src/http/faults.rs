@@ -63,7 +63,6 @@ impl From<ChangeError> for ApiError {
             ChangeError::PreconditionFailed => {
                 Self::because(Slug::PreconditionFailed, "Read the resource again, and decide anew.")
             }
-            ChangeError::BadField { pointer, detail } => Self::field(pointer, detail),
             ChangeError::Conflict(what) => Self::because(Slug::Conflict, sentence(what)),
             ChangeError::KeyReused(what) => Self::because(Slug::IdempotencyConflict, sentence(what)),
             ChangeError::Store(error) => error.into(),

@@ -1,6 +1,6 @@
 //! Numbers of both encodings. A number is what it is worth: 1, 1.0 and CBOR's half-precision 1 are one number.
 
-use crate::domain::reading::Value;
+use crate::domain::reading::{Value, integer_of};
 
 const NS_PER_S: i128 = 1_000_000_000;
 /// No time is further away. In seconds.
@@ -25,15 +25,10 @@ impl Number {
     }
 
     /// `None`: infinite, or not a number.
-    #[expect(clippy::cast_possible_truncation, reason = "the range is checked, and the fraction is zero")]
     pub fn float(number: f64) -> Option<Self> {
-        const LOWEST: f64 = -9_223_372_036_854_775_808.0;
-        const ABOVE: f64 = 18_446_744_073_709_551_616.0;
-        let whole = number.fract() == 0.0 && (LOWEST..ABOVE).contains(&number);
-        match number {
-            number if !number.is_finite() => None,
-            number if whole => Some(Self::Whole(number as i128)),
-            number => Some(Self::Float(number)),
+        match integer_of(number) {
+            Some(integer) => Some(Self::Whole(integer)),
+            None => number.is_finite().then_some(Self::Float(number)),
         }
     }
 

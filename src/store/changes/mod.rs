@@ -90,9 +90,6 @@ pub enum ChangeError {
     /// The row's version is another one than the caller expected (`If-Match`).
     #[error("the row has changed")]
     PreconditionFailed,
-    /// A field that only the database can judge. `pointer`: JSON Pointer into the request.
-    #[error("{detail}")]
-    BadField { pointer: &'static str, detail: &'static str },
     /// The present state does not allow it; the sentence is for the caller.
     #[error("{0}")]
     Conflict(&'static str),
