@@ -22,14 +22,13 @@ class Service:
         ports = ["--device-port", port, "--admin-port", port + 1, "--ops-port", port + 2]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen([*map(str, command + ports)], env=env, stdout=log, stderr=log)
-        for _ in range(240):
-            if "Everbeat runs" in self.log.read_text():
-                break
-            if self.process.poll() is not None:
+        self.loads = []
+        deadline = time.monotonic() + 120
+        while "Everbeat runs" not in self.log.read_text():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
                 raise SystemExit(self.log.read_text())
             time.sleep(0.5)
-        else:
-            raise SystemExit(self.log.read_text())
         self.replica, self.postmaster_pid = self.children()
         self.database = self.postmaster_pid.read_text().splitlines()[0]
 
@@ -57,7 +56,9 @@ class Service:
         command += ["--token-file", self.place / "admin-token", "--devices-dir", self.place / "bench-devices"]
         command += ["--cpu", f"server={self.replica}", "--cpu", f"database={self.database}"]
         with open(out.with_suffix(".log"), "w") as log:
-            return subprocess.Popen([*map(str, command)], stdout=log, stderr=log), out
+            process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log)
+        self.loads.append(process)
+        return process, out
 
     def run(self, name, work, seconds, *mode, **more):
         process, out = self.start(name, work, seconds, *mode, **more)
@@ -70,8 +71,11 @@ class Service:
         return json.loads(out.with_suffix(".json").read_text())
 
     def stop(self):
-        self.process.terminate()
-        self.process.wait()
+        """Also what is still sending, if something failed."""
+        for process in [*self.loads, self.process]:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
 
     def resident_kib(self):
         """Memory of the replica that is in RAM."""

@@ -84,7 +84,7 @@ impl Identity {
     /// All that can change without the change log: clocks, freshness, the keys.
     fn still_well(&self, conn: &ConnInfo, known: &Known) -> Result<(), AuthError> {
         let now = self.0.clock.wall();
-        let certificate = Self::current(conn, now)?;
+        let certificate = self.current(conn, now)?;
         self.sees()?;
         self.judge_credential(&certificate, &known.credential, now)?;
         judge_device(&known.caller.device)?;
@@ -133,7 +133,7 @@ impl Identity {
 
     async fn certified(&self, conn: &ConnInfo) -> Result<(DeviceCaller, Arc<Credential>), AuthError> {
         let now = self.0.clock.wall();
-        let certificate = Self::current(conn, now)?;
+        let certificate = self.current(conn, now)?;
         self.sees()?;
         let credential = self.0.records.credential(certificate.fingerprint).await?;
         let credential = credential.ok_or(AuthError::CertificateUnknown)?;
@@ -145,7 +145,7 @@ impl Identity {
 
     async fn remembered(&self, conn: &ConnInfo) -> Result<DeviceCaller, AuthError> {
         let now = self.0.clock.wall();
-        let certificate = Self::current(conn, now)?;
+        let certificate = self.current(conn, now)?;
         let (credential, device) = self.0.records.cached(certificate.fingerprint).await.ok_or(AuthError::Blind)?;
         self.judge_credential(&certificate, &credential, now)?;
         judge_device(&device)?;
@@ -153,10 +153,10 @@ impl Identity {
     }
 
     /// The connection's certificate, if it is good now: a connection outlives the verdict of its handshake.
-    fn current(conn: &ConnInfo, now: OffsetDateTime) -> Result<Arc<PeerCert>, AuthError> {
+    fn current(&self, conn: &ConnInfo, now: OffsetDateTime) -> Result<Arc<PeerCert>, AuthError> {
         let certificate = match &conn.peer {
             Peer::None => return Err(AuthError::CertificateRequired),
-            Peer::Rejected(rejection, _) => return Err(rejected(*rejection)),
+            Peer::Rejected(rejection, _) => return Err(self.rejected(*rejection)),
             Peer::Verified(certificate) => certificate,
         };
         if now > certificate.not_after {
@@ -187,6 +187,17 @@ impl Identity {
 
     fn sees(&self) -> Result<(), AuthError> {
         if self.0.freshness.is_fresh() { Ok(()) } else { Err(AuthError::Blind) }
+    }
+
+    /// What a handshake's verdict is to the caller. Who signed may be a CA that this replica has not heard of, if it hears
+    /// nothing now.
+    pub(super) fn rejected(&self, rejection: Rejection) -> AuthError {
+        match rejection {
+            Rejection::Expired => AuthError::CertificateExpired,
+            Rejection::NotYetValid => AuthError::CertificateNotYetValid,
+            Rejection::UntrustedIssuer => self.sees().err().unwrap_or(AuthError::CertificateUntrusted),
+            Rejection::WrongUse | Rejection::Malformed => AuthError::CertificateUntrusted,
+        }
     }
 
     async fn bound(&self, caller: &DeviceCaller, bearer: &str) -> Result<Arc<DeviceClaims>, AuthError> {
@@ -281,14 +292,6 @@ fn judge_device(device: &DeviceRecord) -> Result<(), AuthError> {
     match device.state {
         DeviceState::Active => Ok(()),
         DeviceState::Suspended | DeviceState::Decommissioned => Err(AuthError::DeviceSuspended),
-    }
-}
-
-pub(super) fn rejected(rejection: Rejection) -> AuthError {
-    match rejection {
-        Rejection::Expired => AuthError::CertificateExpired,
-        Rejection::NotYetValid => AuthError::CertificateNotYetValid,
-        Rejection::UntrustedIssuer | Rejection::WrongUse | Rejection::Malformed => AuthError::CertificateUntrusted,
     }
 }
 

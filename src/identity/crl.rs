@@ -1,5 +1,5 @@
-//! The certificate revocation list (RFC 5280, 5) of the issuing CA that this replica signs under: an export for others
-//! that meet our devices' certificates. We ourselves never read one, the database decides: a list that is late or
+//! The certificate revocation lists (RFC 5280, 5) of our issuing CAs: an export for others that meet our devices'
+//! certificates. We ourselves never read one, the database decides: a list that is late or
 //! missing would lock devices out.
 //!
 //! A list is kept for a short time, and made by one request for all that wait. Its number is the primary's timeline and
@@ -29,31 +29,44 @@ const LIFE: time::Duration = time::Duration::days(1);
 /// About 4 MB. A list that leaves some out would say that those are good, so beyond this there is none.
 const ENTRIES_MAX: usize = 100_000;
 
-/// A list, in both encodings.
+/// The lists. While issuing CAs change there is one of each that is trusted.
 #[derive(Clone, Debug)]
 pub struct Crl {
+    /// Of the CA that signs now: this encoding holds one list.
     pub der: Bytes,
+    /// Of all, that one first.
     pub pem: Bytes,
 }
 
-/// The last list, and since when it is kept. Held over the making of the next.
+/// The last lists, and since when they are kept. Held over the making of the next.
 #[derive(Default)]
 pub(super) struct Kept(Mutex<Option<(Boottime, Arc<Crl>)>>);
 
 impl Identity {
-    /// The revocation list, at most [`FRESH`] old.
+    /// The revocation lists, at most [`FRESH`] old.
     pub async fn crl(&self) -> Result<Arc<Crl>, IdentityError> {
         let mut kept = self.0.crl.0.lock().await;
         let now = self.0.clock.boottime();
         if let Some((_, crl)) = kept.as_ref().filter(|(since, _)| now.since(*since) < FRESH) {
             return Ok(crl.clone());
         }
-        let issuer = self.0.keyring.ring().issuer.clone().ok_or_else(|| keyless("issuing_ca"))?;
-        let rows_max = i64::try_from(ENTRIES_MAX + 1).unwrap_or(i64::MAX);
-        let found = revocations::of_issuer(self.0.log.control(), issuer.fingerprint(), rows_max).await?;
-        let crl = Arc::new(make(&issuer, found)?);
+        let ring = self.0.keyring.ring();
+        let active = ring.issuer.as_ref().ok_or_else(|| keyless("issuing_ca"))?;
+        let mut crl = self.list(active).await?;
+        let mut pem = crl.pem.to_vec();
+        for other in ring.trusted.iter().filter(|other| other.fingerprint() != active.fingerprint()) {
+            pem.extend(self.list(other).await?.pem);
+        }
+        crl.pem = pem.into();
+        let crl = Arc::new(crl);
         *kept = Some((now, crl.clone()));
         Ok(crl)
+    }
+
+    async fn list(&self, issuer: &Issuer) -> Result<Crl, IdentityError> {
+        let rows_max = i64::try_from(ENTRIES_MAX + 1).unwrap_or(i64::MAX);
+        let found = revocations::of_issuer(self.0.log.control(), issuer.fingerprint(), rows_max).await?;
+        make(issuer, found)
     }
 }
 

@@ -11,7 +11,6 @@ use serde_json::{Map, Value};
 use uuid::{NoContext, Timestamp, Uuid};
 
 use super::Identity;
-use super::authn::rejected;
 use super::ca::Issued;
 use super::csr::{self, CheckedCsr, ExpectedNames};
 use super::enrollment_token::secret_matches;
@@ -120,7 +119,7 @@ impl Identity {
     }
 
     async fn try_renew(&self, conn: &ConnInfo, csr: Csr<'_>) -> Result<EnrollAnswer, IdentityError> {
-        let (certificate, now) = (renewing(conn)?, self.0.clock.wall());
+        let (certificate, now) = (self.renewing(conn)?, self.0.clock.wall());
         let parent = certificate.fingerprint;
         let renewable = credentials::renewable(self.0.log.control(), parent, now).await?;
         if renewable.device != certificate.device {
@@ -132,6 +131,17 @@ impl Identity {
         credentials::renew(&self.0.log, parent, credential, now).await?;
         let device = DeviceRef { id: renewable.device, name: renewable.name, fleet: renewable.fleet_name };
         Ok(self.answer(device, issued))
+    }
+
+    /// The certificate that may ask for its successor.
+    fn renewing(&self, conn: &ConnInfo) -> Result<Arc<PeerCert>, AuthError> {
+        match &conn.peer {
+            Peer::Verified(certificate) | Peer::Rejected(Rejection::Expired, Some(certificate)) => {
+                Ok(certificate.clone())
+            }
+            Peer::None => Err(AuthError::CertificateRequired),
+            Peer::Rejected(rejection, _) => Err(self.rejected(*rejection)),
+        }
     }
 
     /// Certifies the key of `csr`, for whichever device the transaction settles on.
@@ -163,15 +173,6 @@ impl Identity {
             renew_after: issued.renew_after,
             endpoints: self.0.endpoints.clone(),
         }
-    }
-}
-
-/// The certificate that may ask for its successor.
-fn renewing(conn: &ConnInfo) -> Result<Arc<PeerCert>, AuthError> {
-    match &conn.peer {
-        Peer::Verified(certificate) | Peer::Rejected(Rejection::Expired, Some(certificate)) => Ok(certificate.clone()),
-        Peer::None => Err(AuthError::CertificateRequired),
-        Peer::Rejected(rejection, _) => Err(rejected(*rejection)),
     }
 }
 

@@ -105,6 +105,11 @@ pub(super) fn keyless(what: &'static str) -> StoreError {
     StoreError::new(what, Fault::Unavailable, "the active key is not among this replica's files")
 }
 
+/// This replica signed with a CA that was retired meanwhile: it will have heard of it when the caller comes again.
+fn overtaken() -> StoreError {
+    StoreError::new("issuing_ca", Fault::Unavailable, "the issuing CA was retired while it signed")
+}
+
 impl From<EnrollRefusal> for IdentityError {
     fn from(refusal: EnrollRefusal) -> Self {
         match refusal {
@@ -113,6 +118,7 @@ impl From<EnrollRefusal> for IdentityError {
             EnrollRefusal::KeyTaken => Self::KeyTaken,
             EnrollRefusal::Suspended => AuthError::DeviceSuspended.into(),
             EnrollRefusal::Issuing(detail) => Self::Internal(detail),
+            EnrollRefusal::CaRetired => Self::Store(overtaken()),
             EnrollRefusal::Store(error) => Self::Store(error),
         }
     }
@@ -128,6 +134,7 @@ impl From<RenewRefusal> for IdentityError {
             RenewRefusal::Suspended => AuthError::DeviceSuspended.into(),
             RenewRefusal::KeyTaken => Self::KeyTaken,
             RenewRefusal::Untrusted => AuthError::CertificateUntrusted.into(),
+            RenewRefusal::CaRetired => Self::Store(overtaken()),
             RenewRefusal::Store(error) => Self::Store(error),
         }
     }

@@ -48,7 +48,7 @@ impl TlsHandle {
     /// # Errors
     /// One sentence that names the file.
     pub async fn load(listener: Listener, settings: TlsSettings, clock: Clock) -> Result<Self, TlsError> {
-        let live = Live::build(listener, &settings, &Files::read(&settings, None).await?, &clock)?;
+        let live = Live::build(listener, &settings, Files::read(&settings, None).await?, &clock)?;
         if live.expires < clock.wall() {
             tracing::error!(listener = listener.as_str(), expired = %live.expires, "the server certificate has expired");
         }
@@ -71,20 +71,28 @@ impl TlsHandle {
     /// When the files are not good, or the new server certificate has expired; the old configuration stays.
     pub async fn reload(&self) -> Result<Reloaded, TlsError> {
         let mut last = self.0.turn.lock().await;
-        let outcome = self.exchange().await;
-        self.report(&outcome, last.as_ref());
-        *last = outcome.clone().err();
-        outcome
+        self.attempt(&mut last).await
     }
 
-    /// Trusts these CAs from now on, for new connections, and the file of CAs no more.
+    /// Trusts these CAs from now on, for new connections, and the file of CAs no more. When the other files are not good,
+    /// the CAs count beside the server certificate in use: whom we trust must not wait for its renewal.
     ///
     /// # Errors
-    /// When the CAs or the other files are not good; the old configuration stays, and is tried again with the next look
-    /// at the files.
+    /// When the CAs are not good; the old configuration stays, and is tried again with the next look at the files.
     pub async fn trust(&self, cas: Arc<ClientCas>) -> Result<Reloaded, TlsError> {
-        self.0.cas.store(Some(cas));
-        self.reload().await
+        let mut last = self.0.turn.lock().await;
+        self.0.cas.store(Some(cas.clone()));
+        if let Ok(reloaded) = self.attempt(&mut last).await {
+            return Ok(reloaded);
+        }
+        let inner = &*self.0;
+        let files = inner.live.load().files.with(&cas);
+        if files.digest() == inner.live.load().digest {
+            return Ok(Reloaded::Unchanged);
+        }
+        inner.live.store(Arc::new(Live::build(inner.listener, &inner.settings, files, &inner.clock)?));
+        tracing::info!(listener = inner.listener.as_str(), "new CAs are trusted, beside the old server certificate");
+        Ok(Reloaded::Swapped)
     }
 
     /// Starts the task that reloads when the files have changed.
@@ -118,13 +126,21 @@ impl TlsHandle {
         self.0.live.load_full()
     }
 
+    /// `last`: the last failure, to log it once.
+    async fn attempt(&self, last: &mut Option<TlsError>) -> Result<Reloaded, TlsError> {
+        let outcome = self.exchange().await;
+        self.report(&outcome, last.as_ref());
+        *last = outcome.clone().err();
+        outcome
+    }
+
     async fn exchange(&self) -> Result<Reloaded, TlsError> {
         let inner = &*self.0;
         let files = Files::read(&inner.settings, inner.cas.load_full().as_deref()).await?;
         if files.digest() == inner.live.load().digest {
             return Ok(Reloaded::Unchanged);
         }
-        let live = Live::build(inner.listener, &inner.settings, &files, &inner.clock)?;
+        let live = Live::build(inner.listener, &inner.settings, files, &inner.clock)?;
         if live.expires < inner.clock.wall() {
             return Err(TlsError::Expired { path: inner.settings.certificate_file.clone(), at: live.expires });
         }

@@ -64,9 +64,10 @@ pub struct ClientCas {
 }
 
 /// The contents of the files.
+#[derive(Clone)]
 pub(super) struct Files {
-    certificate: Vec<u8>,
-    key: SecretSlice<u8>,
+    certificate: Arc<[u8]>,
+    key: Arc<SecretSlice<u8>>,
     client_ca: Option<Vec<u8>>,
     retired: Vec<[u8; 32]>,
 }
@@ -87,13 +88,19 @@ impl Files {
             Some(Ok(_)) => public_part(&key),
             _ => read(&settings.certificate_file, false).await?,
         };
-        Ok(Self { certificate, key: key.into(), client_ca, retired })
+        Ok(Self { certificate: certificate.into(), key: Arc::new(key.into()), client_ca, retired })
+    }
+
+    /// The same chain and key with other CAs, where client certificates are judged.
+    pub(super) fn with(&self, cas: &ClientCas) -> Self {
+        let client_ca = self.client_ca.as_ref().map(|_| cas.pem.as_bytes().to_vec());
+        Self { client_ca, retired: cas.retired.clone(), ..self.clone() }
     }
 
     /// Names these contents.
     pub(super) fn digest(&self) -> [u8; 32] {
         let mut context = Context::new(&SHA256);
-        for part in [&self.certificate, self.key.expose_secret(), self.client_ca.as_deref().unwrap_or_default()] {
+        for part in [&*self.certificate, self.key.expose_secret(), self.client_ca.as_deref().unwrap_or_default()] {
             context.update(&part.len().to_be_bytes());
             context.update(part);
         }
@@ -133,13 +140,15 @@ pub(super) struct Live {
     pub(super) judge: Option<Judge>,
     pub(super) expires: OffsetDateTime,
     pub(super) digest: [u8; 32],
+    /// What it was built from.
+    pub(super) files: Files,
 }
 
 impl Live {
     pub(super) fn build(
         listener: Listener,
         settings: &TlsSettings,
-        files: &Files,
+        files: Files,
         clock: &Clock,
     ) -> Result<Self, TlsError> {
         if listener == Listener::Device && settings.client_auth != ClientAuth::Optional {
@@ -147,11 +156,11 @@ impl Live {
         }
         // With the feature prefer-post-quantum, X25519MLKEM768 is its first key exchange.
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let judge = judge(listener, settings, files, clock, &provider)?;
+        let judge = judge(listener, settings, &files, clock, &provider)?;
         let chain = certificates(&settings.certificate_file, &files.certificate)?;
         let expires = not_after(&settings.certificate_file, chain.first())?;
-        let server = server_config(settings, files, chain, provider, judge.clone())?;
-        Ok(Self { server: Arc::new(server), judge, expires, digest: files.digest() })
+        let server = server_config(settings, &files, chain, provider, judge.clone())?;
+        Ok(Self { server: Arc::new(server), judge, expires, digest: files.digest(), files })
     }
 }
 

@@ -127,18 +127,18 @@ pub(super) async fn key_is_free(
     Ok(!taken.fetch_one(c).await?)
 }
 
-/// Records a new certificate, and supersedes the oldest beyond [`LIVE_MAX`]; the caller's own stays.
+/// Records a new certificate, and supersedes the oldest beyond [`LIVE_MAX`]; the caller's own stays. False, and nothing
+/// done: its CA was retired before this replica had heard of it, and nobody would accept the certificate.
 pub(super) async fn insert(
     c: &mut PgConnection,
     device: DeviceId,
     new: &NewCredential,
     origin: Origin<'_>,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let (parent, token) = match origin {
         Origin::Credential(parent) => (Some(parent.0.to_vec()), None),
         Origin::EnrollmentToken(token) => (None, Some(token)),
     };
-    // Not under a CA that was retired before this replica had heard of it: nobody would accept the certificate.
     let inserted = sqlx::query!(
         "insert into credentials (fingerprint, device_id, spki_sha256, parent, enrollment_token_id, serial,
                                   certificate_pem, not_before, not_after, issuer)
@@ -158,7 +158,7 @@ pub(super) async fn insert(
     .execute(&mut *c)
     .await?;
     if inserted.rows_affected() == 0 {
-        return Err(sqlx::Error::RowNotFound);
+        return Ok(false);
     }
     let superseded = sqlx::query_scalar!(
         "update credentials set revoked_at = clock_timestamp(), revoke_reason = $4
@@ -179,7 +179,8 @@ pub(super) async fn insert(
         judge_ends_again(c, device.0).await?;
     }
     let keys: Vec<String> = superseded.iter().chain([&new.fingerprint.0.to_vec()]).map(|print| hex(print)).collect();
-    append_all(c, ChangeKind::Credential, &keys).await
+    append_all(c, ChangeKind::Credential, &keys).await?;
+    Ok(true)
 }
 
 /// What a revocation did.
@@ -298,6 +299,9 @@ pub enum RenewRefusal {
     /// The CA that signed it is retired.
     #[error("the certificate's CA is trusted no more")]
     Untrusted,
+    /// The one that was to sign, before this replica had heard of it.
+    #[error("the issuing CA was retired meanwhile")]
+    CaRetired,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -371,7 +375,9 @@ pub async fn renew(
             if !key_is_free(c, &new.spki_sha256, Some(device.id)).await? {
                 return refuse(RenewRefusal::KeyTaken);
             }
-            insert(c, renewable.device, &new, Origin::Credential(parent)).await?;
+            if !insert(c, renewable.device, &new, Origin::Credential(parent)).await? {
+                return refuse(RenewRefusal::CaRetired);
+            }
             let event = NewEvent {
                 kind: "device.renewed",
                 fleet: Some(device.fleet_id),

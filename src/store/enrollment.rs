@@ -35,6 +35,9 @@ pub enum EnrollRefusal {
     Suspended,
     #[error("no certificate: {0}")]
     Issuing(String),
+    /// Before this replica had heard of it.
+    #[error("the issuing CA was retired meanwhile")]
+    CaRetired,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -145,7 +148,10 @@ pub async fn enroll<T: Send + 'static>(
             let enrolled = place(c, &enrollment).await?;
             let device = enrolled.device();
             let (credential, signed) = sign(device).map_err(|error| Abort::Refuse(EnrollRefusal::Issuing(error)))?;
-            credentials::insert(c, device, &credential, Origin::EnrollmentToken(&enrollment.token_id)).await?;
+            let origin = Origin::EnrollmentToken(&enrollment.token_id);
+            if !credentials::insert(c, device, &credential, origin).await? {
+                return refuse(EnrollRefusal::CaRetired);
+            }
             let event = NewEvent {
                 kind: if matches!(enrolled, Enrolled::New(_)) { "device.enrolled" } else { "device.reissued" },
                 fleet: Some(enrollment.fleet.0),

@@ -13,7 +13,7 @@ use everbeat::identity::ca::Root;
 use rcgen::KeyPair;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -406,6 +406,15 @@ async fn activate_ca(app: &TestApp, ca: &str) {
     }
 }
 
+/// How many revocation lists this replica gives; the one in DER is the first of them.
+async fn lists(app: &TestApp, addr: SocketAddr) -> usize {
+    let mut wire = app.connect_to(addr, None).await;
+    let (all, one) = (wire.call(&Ask::get("/v1/crl.pem")).await.body, wire.call(&Ask::get("/v1/crl")).await.body);
+    let all: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&all).map(Result::unwrap).collect();
+    assert_eq!(*all[0], *one);
+    all.len()
+}
+
 /// The first device that the new CA has signed for.
 async fn signed_by_the_new(app: &TestApp) -> Identity {
     let mut number = 0;
@@ -473,6 +482,7 @@ async fn the_issuing_ca_is_replaced_while_devices_talk() {
         wire.call(&Ask::post("/v1/readings").bearer(&token).json(&reading())).await.ok(200);
     }
     old_device.me().await.ok(200);
+    assert_eq!(lists(&app, fleet.other.running.device_addr).await, 2, "what the old one signed may be revoked, too");
     fleet.go_on().await;
 
     // The server's certificate follows, while connections are open and new ones come.
@@ -485,6 +495,25 @@ async fn the_issuing_ca_is_replaced_while_devices_talk() {
 
     retire_ca(&app, old_device, (&first, &second)).await;
     fleet.restart().await;
+    assert_eq!(lists(&app, fleet.other.running.device_addr).await, 1);
     fleet.go_on().await;
     println!("{} retries", fleet.end().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_has_not_heard_of_its_cas_end_certifies_nothing() {
+    let app = TestApp::new().await;
+    let ask = json!({"token": app.token, "name": "pump", "csr": csr_of(&KeyPair::generate().unwrap())});
+    let enroll = Ask::post("/v1/enroll").json(&ask);
+    // Past the change log: nobody is told.
+    let states = async |state: &str| {
+        sql(&app, &format!("update ca_certificates set state = '{state}' where kind = 'issuing'")).await;
+    };
+    states("retired").await;
+    let answer = app.connect(None).await.call(&enroll).await;
+    assert!(answer.header("retry-after").is_some(), "{}", answer.text());
+    answer.refused(503, "unavailable");
+    assert_eq!(app.count("select count(*) from devices").await, 0);
+    states("active").await;
+    app.connect(None).await.call(&enroll).await.ok(201);
 }

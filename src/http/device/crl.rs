@@ -1,4 +1,4 @@
-//! `GET /v1/crl`, `GET /v1/crl.pem`: the revocation list of the issuing CA, for others than us.
+//! `GET /v1/crl`, `GET /v1/crl.pem`: the revocation lists of the issuing CAs, for others than us.
 
 use std::sync::Arc;
 

@@ -216,6 +216,25 @@ async fn a_retired_ca_is_in_no_path_although_its_root_is_trusted() {
 }
 
 #[tokio::test]
+async fn cas_change_although_the_server_certificate_cannot_be_exchanged() {
+    let rig = Rig::device(settings()).await;
+    let get = async |ca: &Ca| rig.get(Some(&ca.issue(&device()).with(ca)), "/").await.unwrap();
+    let next = Ca::new("issuing, the next");
+    let cas = |ca: &Ca| Arc::new(ClientCas { pem: ca.pem().into(), retired: Vec::new() });
+    let expired = rig.server_ca.server(Some(NOW - time::Duration::days(1)));
+    write(rig.files.path(), "server.pem", &expired.pem);
+    write(rig.files.path(), "server.key", &expired.key_pem);
+    assert_eq!(rig.tls.trust(cas(&next)).await, Ok(Reloaded::Swapped));
+    assert_eq!(rig.tls.trust(cas(&next)).await, Ok(Reloaded::Unchanged));
+    assert!(get(&next).await.contains("verified") && get(&rig.issuing).await.contains("untrusted_issuer"));
+    std::fs::remove_file(rig.files.path().join("server.key")).unwrap();
+    assert_eq!(rig.tls.trust(cas(&rig.issuing)).await, Ok(Reloaded::Swapped));
+    assert!(get(&rig.issuing).await.contains("verified") && get(&next).await.contains("untrusted_issuer"));
+    assert!(matches!(rig.tls.reload().await, Err(TlsError::Read { .. })), "the files are still not good");
+    assert!(get(&rig.issuing).await.contains("verified"));
+}
+
+#[tokio::test]
 async fn a_file_of_key_and_chain_counts_before_the_chains_own() {
     let mut rig = Rig::device(settings()).await;
     let next = Ca::new("servers, next");

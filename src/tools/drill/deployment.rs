@@ -168,11 +168,6 @@ impl Deployment {
             Node::SyncStandby => {
                 vec![Member::Database(*state.sync_standbys.first().ok_or_else(|| nobody("synchronous standby"))?)]
             }
-            Node::OtherStandby => {
-                let mut others =
-                    standbys().filter(|member| !state.sync_standbys.iter().any(|n| *member == Member::Database(*n)));
-                vec![others.next().ok_or_else(|| nobody("other standby"))?]
-            }
             Node::Standbys => standbys().collect(),
             Node::Etcd(number) => vec![Member::Etcd(number)],
             Node::EtcdMajority => vec![Member::Etcd(1), Member::Etcd(2)],

@@ -19,9 +19,8 @@ pub enum Node {
     LoadBalancer,
     /// The database node that is writable.
     Primary,
-    /// The synchronous standby; the other one.
+    /// The synchronous standby; in quorum mode, one of those that commits may wait for.
     SyncStandby,
-    OtherStandby,
     /// All standbys at once.
     Standbys,
     Etcd(u8),

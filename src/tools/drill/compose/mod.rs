@@ -106,7 +106,7 @@ impl Compose {
     /// others nothing in between sees a COMMIT. Nobody can say who campaigns next. Clocks and disks are the database
     /// nodes'.
     pub fn can(&self, fault: &Fault) -> bool {
-        let database = matches!(fault.node, Node::Primary | Node::SyncStandby | Node::OtherStandby | Node::Standbys);
+        let database = matches!(fault.node, Node::Primary | Node::SyncStandby | Node::Standbys);
         match fault.kind {
             // Keys are made where pki.dir is writable: in no replica's container.
             FaultKind::DropCampaignAnswer | FaultKind::ReplaceTokenKey | FaultKind::ReplaceCa => false,
