@@ -69,8 +69,9 @@ pub(super) struct RetireKeyArgs {
 
 #[derive(clap::Args)]
 struct WhichArgs {
+    // Names of token keys may begin with a hyphen.
     /// Only this key, also one that was never active. Otherwise every one that is retiring
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     key: Option<String>,
     /// It is compromised: do not wait for what it signed
     #[arg(long)]
@@ -255,4 +256,24 @@ fn table(listed: &[Listed], unknown: &[Unknown], live: &[LiveReplica]) -> Table 
         table.add_row(["-", key, "not published", "-", "-", file]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    }
+
+    #[test]
+    fn a_key_whose_name_begins_with_a_hyphen_can_be_named() {
+        let parsed = Keys::try_parse_from(["keys", "retire", "--audience", "device", "--key", "-Bx7", "--force"]);
+        let KeysCommand::Retire(args) = parsed.ok().unwrap().command else { panic!("another command") };
+        assert_eq!((args.which.key.as_deref(), args.which.force), (Some("-Bx7"), true));
+    }
 }
