@@ -1,7 +1,6 @@
 """The worst of all runs of each scenario of the drill, as script/drill-table runs it. Takes the runs of reports into
 docs/drill-runs.jsonl, one line each, and writes the table of docs/drill.md from all of them. A run that broke a promise
-stays there for good; once what it found is mended, "mended" says by what, and the table no longer counts it. Nor does it
-count one with "before": what changed since in what the scenario is about."""
+stays there for good; once what it found is mended, "mended" says by what, and the table no longer counts it."""
 import json
 import sys
 from pathlib import Path
@@ -58,8 +57,7 @@ def main():
         runs += taken(json.loads(report.read_text()), known)
     RUNS.write_text("".join(json.dumps(run) + "\n" for run in runs))
     mended = [run for run in runs if "mended" in run]
-    before = [run for run in runs if "before" in run]
-    runs = [run for run in runs if "mended" not in run and "before" not in run]
+    runs = [run for run in runs if run not in mended]
     scenarios = {}
     for run in runs:
         scenarios.setdefault(run["scenario"], []).append(run)
@@ -71,7 +69,6 @@ def main():
     days = sorted({run["date"][:10] for run in runs})
     about = f"{len(runs)} runs of {len(scenarios)} scenarios, {days[0]} to {days[-1]}: the worst of each. "
     about += f"{broken} with a broken promise or without a verdict, {over} with a figure over its bound, and beside them {len(mended)} that found what is mended now. "
-    about += f"Not counted: {len(before)} from before a change of what they break. " * bool(before)
     about += f"{judged:,} acknowledged readings were looked for in the final databases.\n\n"
     write_between(PAGE, "drill-table", about + "\n".join(table) + "\n")
     print(about + "\n".join(table))

@@ -23,8 +23,6 @@ pub struct NodeView {
     pub read_only: bool,
     /// It acknowledges nothing that no standby has.
     pub demands_sync: bool,
-    /// A commit waits for any one of several standbys, not for a certain one.
-    pub any_confirms: bool,
     /// Names of the standbys that stream from it, and of those among them that commits wait for.
     pub standbys: Vec<String>,
     pub sync_standbys: Vec<String>,
@@ -59,7 +57,6 @@ pub async fn look(session: &Session, limit: Duration) -> Result<NodeView, StoreE
         timeline: row.get("timeline"),
         read_only: row.get("read_only"),
         demands_sync: row.get("demands_sync"),
-        any_confirms: row.get("any_confirms"),
         standbys: row.get("standbys"),
         sync_standbys: row.get("sync_standbys"),
     })

@@ -3,7 +3,6 @@ select case when pg_is_in_recovery() then null
             else ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int end as timeline,
        current_setting('transaction_read_only')::boolean as read_only,
        current_setting('synchronous_standby_names') <> '' as demands_sync,
-       current_setting('synchronous_standby_names') ilike 'any %' as any_confirms,
        coalesce((select array_agg(r.application_name order by r.application_name) from pg_stat_replication r
                  where r.state = 'streaming'), '{}') as standbys,
        coalesce((select array_agg(r.application_name order by r.application_name) from pg_stat_replication r

@@ -19,7 +19,7 @@ pub enum Node {
     LoadBalancer,
     /// The database node that is writable.
     Primary,
-    /// The synchronous standby; in quorum mode, one of those that commits may wait for.
+    /// A synchronous standby, the first of several.
     SyncStandby,
     /// All standbys at once.
     Standbys,

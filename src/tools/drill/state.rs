@@ -26,7 +26,8 @@ pub struct State {
     pub primary: Option<u8>,
     pub timeline: i32,
     pub demands_sync: bool,
-    pub any_confirms: bool,
+    /// Of so many at once commits waited, or for any one of them, at some time since the drill began.
+    pub sync_most: usize,
     /// Numbers of those that stream from it, and of those that commits wait for.
     pub standbys: Vec<u8>,
     pub sync_standbys: Vec<u8>,
@@ -54,8 +55,8 @@ impl State {
             return Some("commits wait for no standby".to_owned());
         }
         // Patroni names a standby that is back some seconds after it streams.
-        if self.any_confirms && self.sync_standbys.len() < standbys {
-            return Some(format!("{} of {standbys} standbys may confirm a commit", self.sync_standbys.len()));
+        if self.sync_standbys.len() < self.sync_most {
+            return Some(format!("{} of {} standbys are synchronous", self.sync_standbys.len(), self.sync_most));
         }
         let lacking = Duty::ALL.iter().find(|duty| !self.held.iter().any(|role| role == duty.as_str()));
         if let Some(duty) = lacking {
@@ -75,12 +76,13 @@ impl State {
 pub struct Watcher {
     store: Arc<StoreSettings>,
     sessions: Vec<Option<Session>>,
+    sync_most: usize,
 }
 
 impl Watcher {
     pub fn new(store: Arc<StoreSettings>) -> Self {
         let sessions = store.hosts.iter().map(|_| None).collect();
-        Self { store, sessions }
+        Self { store, sessions, sync_most: 0 }
     }
 
     /// Looks at all of it once; whoever does not answer in time is away.
@@ -100,9 +102,10 @@ impl Watcher {
         state.primary = u8::try_from(index + 1).ok();
         state.timeline = node.timeline.unwrap_or(0);
         state.demands_sync = node.demands_sync;
-        state.any_confirms = node.any_confirms;
         state.standbys = node.standbys.iter().filter_map(|name| number_of(name)).collect();
         state.sync_standbys = node.sync_standbys.iter().filter_map(|name| number_of(name)).collect();
+        self.sync_most = self.sync_most.max(state.sync_standbys.len());
+        state.sync_most = self.sync_most;
         self.add_leases(*index, deployment.replica_addrs(), &mut state).await;
         state
     }
@@ -206,7 +209,7 @@ mod tests {
             primary: Some(1),
             timeline: 1,
             demands_sync: true,
-            any_confirms: true,
+            sync_most: 2,
             standbys: vec![2, 3],
             sync_standbys: vec![2, 3],
             leader: Some(3),
@@ -216,8 +219,8 @@ mod tests {
             unrouted: Vec::new(),
         };
         assert_eq!(well.complaint(2), None);
-        let one_certain = State { any_confirms: false, sync_standbys: vec![3], ..well.clone() };
-        assert_eq!(one_certain.complaint(2), None);
+        let one_of_both = State { sync_most: 1, sync_standbys: vec![3], ..well.clone() };
+        assert_eq!(one_of_both.complaint(2), None);
         let broken: [fn(&mut State); 9] = [
             |state| state.sync_standbys.truncate(1),
             |state| state.primary = None,

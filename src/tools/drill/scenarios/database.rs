@@ -13,10 +13,6 @@ const NODE_LOST: Duration = Duration::from_secs(40);
 const TWO_MINUTES: Duration = Duration::from_mins(2);
 /// Between the loss of the standby and that of the primary: what is committed meanwhile is on no standby, if anything.
 const THEN: Duration = Duration::from_secs(5);
-/// After the standbys were paused: connections are cut, and the primary dies with what only it has. They go on just after
-/// that, before the primary could notice that they are silent (`wal_sender_timeout`, 5 s) and name others.
-const THEN_CUT: Duration = Duration::from_millis(500);
-const THEN_KILL: Duration = Duration::from_millis(3500);
 
 pub(super) fn all() -> Vec<Scenario> {
     let lost = |kind, name: &str, about: &str| {
@@ -92,11 +88,12 @@ fn standbys() -> Vec<Scenario> {
     );
     let mut sync_wait = scenario(
         "sync-wait-cut",
-        "Connections are cut while their commits wait for paused standbys, devices send again, then the primary is lost.",
+        "Connections are cut while their commits wait for a paused standby, devices send again, then the primary is lost.",
         vec![
-            Fault::new(Kind::Pause, Node::Standbys, Duration::from_secs(4)),
-            Fault::new(Kind::CutFromDatabase(Cut::Both), Node::Follower, Duration::from_secs(5)).after(THEN_CUT),
-            Fault::new(Kind::Kill, Node::Primary, NODE_LOST).after(THEN_KILL),
+            Fault::new(Kind::Pause, Node::SyncStandby, Duration::from_secs(8)),
+            Fault::new(Kind::CutFromDatabase(Cut::Both), Node::Follower, Duration::from_secs(5))
+                .after(Duration::from_secs(2)),
+            Fault::new(Kind::Kill, Node::Primary, NODE_LOST).after(Duration::from_secs(10)),
         ],
     );
     sync_wait.minimums.ambiguous = 1;
