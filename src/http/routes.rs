@@ -48,7 +48,8 @@ fn device_routes() -> Vec<Route<Arc<DeviceApi>>> {
             .summary("Revocation list (RFC 5280) of the CA that signs now, for others who meet devices' certificates.")
             .answers_as(200, PKIX_CRL, Shape::Bytes).class(Class::Lists),
         Route::new(d, Get, "/v1/crl.pem", Public, device::crl::pem)
-            .summary("That list in PEM, and those of the other CAs that are trusted while they change.").answers_as(200, PEM_FILE, Shape::Text).class(Class::Lists),
+            .summary("That list in PEM, and those of the other CAs that are trusted while they change.")
+            .answers_as(200, PEM_FILE, Shape::Text).class(Class::Lists),
         Route::new(d, Post, "/v1/enroll", EnrollmentToken, device::enroll::enroll)
             .summary("Makes a device and its first certificate.")
             .takes::<dev::EnrollRequest>().answers::<dev::EnrollAnswer>(201).secret().also(&[409]),
