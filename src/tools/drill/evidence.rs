@@ -100,7 +100,13 @@ pub enum Outcome {
         next_in_ms: Option<u64>,
     },
     /// An answer that refuses; 503 may also mean *unknown*.
-    Refused { status: u16, problem: Option<String> },
+    Refused {
+        status: u16,
+        problem: Option<String>,
+        /// The sentence of a failure of the service: which of its parts refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
     /// No answer: it may have been done.
     Unknown { error: String },
     /// It certainly never reached a replica (no connection).

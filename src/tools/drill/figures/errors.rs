@@ -36,9 +36,9 @@ pub(super) fn window(evidence: &Evidence) -> Option<u64> {
 }
 
 /// Every refusal and failure by kind. Numbers inside an error's text (ports) make no kind of their own.
-pub(super) fn by_class(evidence: &Evidence) -> BTreeMap<String, u64> {
+pub(super) fn by_class<'a>(attempts: impl IntoIterator<Item = &'a Attempt>) -> BTreeMap<String, u64> {
     let mut all: HashMap<String, u64> = HashMap::new();
-    for attempt in by_clients(evidence) {
+    for attempt in attempts {
         if let Some(class) = class(&attempt.outcome) {
             *all.entry(class).or_default() += 1;
         }
@@ -54,9 +54,10 @@ pub(super) fn by_class(evidence: &Evidence) -> BTreeMap<String, u64> {
 fn class(outcome: &Outcome) -> Option<String> {
     let class = match outcome {
         Outcome::Acknowledged { .. } => return None,
-        Outcome::Refused { status, problem } => match problem {
-            Some(problem) => format!("{status} {problem}"),
-            None => status.to_string(),
+        Outcome::Refused { status, problem, detail } => match (problem, detail) {
+            (Some(problem), Some(detail)) => format!("{status} {problem}: {}", without_numbers(detail)),
+            (Some(problem), None) => format!("{status} {problem}"),
+            (None, _) => status.to_string(),
         },
         Outcome::Unknown { error } => format!("no answer: {}", without_numbers(error)),
         Outcome::NotSent { error } => format!("not sent: {}", without_numbers(error)),
@@ -78,11 +79,11 @@ fn without_numbers(text: &str) -> String {
 }
 
 /// Of each client, its requests of one kind in their order: a failure is the retry of the failure before it, and the
-/// two of them are one request that failed after one retry. Batches name what they retry.
-pub(super) fn failed_after_one_retry(evidence: &Evidence) -> u64 {
-    let mut lines: HashMap<(&str, Discriminant<Call>), Vec<&Attempt>> = HashMap::new();
+/// two of them are one request that failed after one retry. Batches name what they retry. Given are the retries.
+pub(super) fn failed_after_one_retry(evidence: &Evidence) -> Vec<&Attempt> {
+    let mut lines: HashMap<(&str, Discriminant<Call>), bool> = HashMap::new();
     let mut batches: HashMap<(&str, u64), bool> = HashMap::new();
-    let mut failed = 0;
+    let mut failed = Vec::new();
     let mut attempts: Vec<&Attempt> = by_clients(evidence).collect();
     attempts.sort_by_key(|attempt| (attempt.sent_us, attempt.number));
     for attempt in attempts {
@@ -91,21 +92,13 @@ pub(super) fn failed_after_one_retry(evidence: &Evidence) -> u64 {
         if let Call::Readings { retry_of, .. } = &attempt.call {
             // True: the first attempt failed, and this would be its one retry.
             let is_the_retry = retry_of.and_then(|first| batches.remove(&(client, first))).unwrap_or(false);
-            failed += u64::from(is_the_retry && is_error);
+            failed.extend((is_the_retry && is_error).then_some(attempt));
             batches.insert((client, attempt.number), is_error && retry_of.is_none());
         } else {
-            lines.entry((client, discriminant(&attempt.call))).or_default().push(attempt);
+            let failed_before = lines.entry((client, discriminant(&attempt.call))).or_default();
+            failed.extend((*failed_before && is_error).then_some(attempt));
+            *failed_before = is_error && !*failed_before;
         }
     }
-    failed + lines.values().map(|line| pairs(line)).sum::<u64>()
-}
-
-fn pairs(line: &[&Attempt]) -> u64 {
-    let (mut failed_before, mut pairs) = (false, 0);
-    for attempt in line {
-        let fails = is_error(&attempt.outcome);
-        pairs += u64::from(fails && failed_before);
-        failed_before = fails && !failed_before;
-    }
-    pairs
+    failed
 }

@@ -66,6 +66,9 @@ pub struct Figures {
     pub values: BTreeMap<Figure, u64>,
     /// Failed requests by what went wrong, the most frequent kinds.
     pub errors: BTreeMap<String, u64>,
+    /// Those of them that failed after one retry, by what went wrong with the retry.
+    #[serde(default)]
+    pub failed_retries: BTreeMap<String, u64>,
     pub requests: u64,
     pub failed: u64,
 }
@@ -81,17 +84,19 @@ pub struct FigureVerdict {
 
 impl Figures {
     pub fn of(evidence: &Evidence) -> Self {
+        let failed_retries = errors::failed_after_one_retry(evidence);
         let measured = [
             (Figure::WriteGap, spans::write_gap(evidence).map(|(from, until)| until - from)),
             (Figure::Takeover, spans::takeover(evidence)),
             (Figure::LeaderAfterWrites, spans::leader_after_writes(evidence)),
             (Figure::ErrorWindow, errors::window(evidence)),
-            (Figure::FailedAfterOneRetry, Some(errors::failed_after_one_retry(evidence))),
+            (Figure::FailedAfterOneRetry, Some(failed_retries.len() as u64)),
         ];
         let values = measured.into_iter().filter_map(|(figure, value)| Some((figure, value?))).collect();
         let failed = by_clients(evidence).filter(|attempt| is_error(&attempt.outcome)).count() as u64;
         let requests = by_clients(evidence).count() as u64;
-        Self { values, errors: errors::by_class(evidence), requests, failed }
+        let errors = errors::by_class(by_clients(evidence));
+        Self { values, errors, failed_retries: errors::by_class(failed_retries), requests, failed }
     }
 
     /// One line for each figure. Without a bound it is only reported. A bound on what has to happen (a take-over, a

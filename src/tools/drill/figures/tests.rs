@@ -71,11 +71,12 @@ fn errors_are_counted_by_kind_and_window() {
     write(&mut evidence, None, FAULT - 10_000, closed());
     evidence.attempts.last_mut().unwrap().done_us = FAULT + SECOND;
     let first = evidence.attempts.last().unwrap().number;
-    write(&mut evidence, Some(first), FAULT + SECOND, Outcome::Refused { status: 503, problem: None });
+    let (problem, detail) = (Some("unavailable".to_owned()), Some("Try again in 3 s.".to_owned()));
+    write(&mut evidence, Some(first), FAULT + SECOND, Outcome::Refused { status: 503, problem, detail });
     let second = evidence.attempts.last().unwrap().number;
     write(&mut evidence, Some(second), FAULT + 2 * SECOND, closed());
     write(&mut evidence, None, START, closed());
-    let refused = Outcome::Refused { status: 401, problem: Some("revoked".to_owned()) };
+    let refused = Outcome::Refused { status: 401, problem: Some("revoked".to_owned()), detail: None };
     write(&mut evidence, None, FAULT + 20 * SECOND, refused);
     assert_eq!(value(&evidence, Figure::ErrorWindow), Some(2 * SECOND + 1_000), "from the fault to the last failure");
     // A probe asks on, whatever it is told: no client would.
@@ -83,8 +84,10 @@ fn errors_are_counted_by_kind_and_window() {
     evidence.attempts.last_mut().unwrap().probe = true;
     assert_eq!(value(&evidence, Figure::ErrorWindow), Some(2 * SECOND + 1_000));
     let figures = Figures::of(&evidence);
-    let expected = [("401 revoked", 1), ("503", 1), ("no answer: closed by #.#.#.#:#", 3)];
-    assert_eq!(figures.errors, expected.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect());
+    let unavailable = ("503 unavailable: Try again in # s.", 1);
+    let kinds = |of: &[(&str, u64)]| of.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect();
+    assert_eq!(figures.errors, kinds(&[("401 revoked", 1), unavailable, ("no answer: closed by #.#.#.#:#", 3)]));
+    assert_eq!(figures.failed_retries, kinds(&[unavailable]));
     assert_eq!((figures.failed, figures.values[&Figure::FailedAfterOneRetry]), (4, 1), "one chain failed twice");
 }
 

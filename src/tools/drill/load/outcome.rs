@@ -31,7 +31,8 @@ fn plain(status: u16) -> Outcome {
 }
 
 fn refused(refusal: &Refusal) -> Outcome {
-    Outcome::Refused { status: refusal.status, problem: refusal.slug.map(|slug| slug.as_str().to_owned()) }
+    let (status, problem) = (refusal.status, refusal.slug.map(|slug| slug.as_str().to_owned()));
+    Outcome::Refused { status, problem, detail: refusal.detail.clone().filter(|_| status >= 500) }
 }
 
 fn failed(error: &ClientError) -> Outcome {

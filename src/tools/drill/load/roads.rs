@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(open(1, now), 0, "around the end");
         closed.learn(&urls[0], &refused, now);
         assert_eq!(open(1, now), 1, "somewhere it must go");
-        closed.learn(&urls[1], &Outcome::Refused { status: 503, problem: None }, now);
+        closed.learn(&urls[1], &Outcome::Refused { status: 503, problem: None, detail: None }, now);
         assert_eq!((open(0, now), open(2, now)), (1, 1), "it answered");
     }
 }

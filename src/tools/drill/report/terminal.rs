@@ -48,6 +48,10 @@ pub fn told(run: &Run) -> String {
         let bound = line.bound.map(|bound| format!(" (at most {})", words::value(line.figure, bound)));
         let state = if line.held { "    " } else { "OVER" };
         lines.push(format!("     {state}   {}: {value}{}", line.figure.title(), bound.unwrap_or_default()));
+        if line.figure == Figure::FailedAfterOneRetry {
+            let kinds = run.figures.failed_retries.iter();
+            lines.extend(kinds.map(|(kind, count)| format!("            {count} of them: {kind}")));
+        }
     }
     lines.iter().map(|line| clean(line) + "\n").collect()
 }

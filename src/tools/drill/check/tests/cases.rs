@@ -87,7 +87,7 @@ fn offline_is_false_up_to_the_deadline_and_true_from_there() {
     for failure in [
         Outcome::NotSent { error: "refused".to_owned() },
         Outcome::Unknown { error: "closed".to_owned() },
-        Outcome::Refused { status: 503, problem: None },
+        Outcome::Refused { status: 503, problem: None, detail: None },
     ] {
         let mut tried = silent_since(last, last + 17 * SECOND);
         add(&mut tried, Some(device(0)), Call::Heartbeat, last + 10 * SECOND);

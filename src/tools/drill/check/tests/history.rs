@@ -169,7 +169,7 @@ impl Writer {
     fn failure(&mut self) -> Outcome {
         match self.rng.random_range(0..3) {
             0 => Outcome::Unknown { error: "the connection was closed before the answer".to_owned() },
-            1 => Outcome::Refused { status: 503, problem: Some("unavailable".to_owned()) },
+            1 => Outcome::Refused { status: 503, problem: Some("unavailable".to_owned()), detail: None },
             _ => Outcome::NotSent { error: "connection refused".to_owned() },
         }
     }
@@ -201,7 +201,7 @@ impl Writer {
         self.add("operator", None, Call::Revoke { device: id }, at, acknowledged());
         self.add("suspended", Some(id), Call::Me, at + 300_000, acknowledged());
         for step in 0..8 {
-            let refused = Outcome::Refused { status: 403, problem: Some("device-suspended".to_owned()) };
+            let refused = Outcome::Refused { status: 403, problem: Some("device-suspended".to_owned()), detail: None };
             self.add("suspended", Some(id), Call::Me, at + SECOND + 200_000 + step * SECOND, refused);
         }
         self.add("operator", None, Call::Restore { device: id }, at + 10 * SECOND, acknowledged());
