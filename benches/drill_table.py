@@ -1,6 +1,8 @@
 """The worst of all runs of each scenario of the drill, as script/drill-table runs it. Takes the runs of reports into
 docs/drill-runs.jsonl, one line each, and writes the table of docs/drill.md from all of them. A run that broke a promise
-stays there for good; once what it found is mended, "mended" says by what, and the table no longer counts it."""
+stays there for good; once what it found is mended, "mended" says by what, and the table no longer counts it. How many
+standbys were synchronous stands beside each run: a scenario that was run RUNS_WANTED times as the deployment is now is
+judged by these runs alone."""
 import json
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 from service import write_between
 
 RUNS, PAGE, REPORTS = Path("docs/drill-runs.jsonl"), Path("docs/drill.md"), [Path(name) for name in sys.argv[1:]]
+SYNCHRONOUS_NOW, RUNS_WANTED = 2, 5
 FIGURES = ["write_gap", "takeover", "leader_after_writes", "error_window", "failed_after_one_retry"]
 
 
@@ -19,6 +22,7 @@ def taken(report, known):
             if tuple(line.values()) in known:
                 continue
             verdicts = {one["invariant"]: one for one in run["verdicts"]}
+            line["synchronous_standbys"] = SYNCHRONOUS_NOW
             line["broken"] = [name for name, one in verdicts.items() if not one["held"]]
             line["over"] = [one["figure"] for one in run["figure_verdicts"] if not one["held"]]
             line["aborted"] = run["aborted"]
@@ -38,8 +42,15 @@ def shown(figure, value):
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
 
 
+def counted(runs):
+    """Those of them that count: as the deployment is now, if there are enough."""
+    now = [run for run in runs if run["synchronous_standbys"] == SYNCHRONOUS_NOW]
+    return now if len(now) >= RUNS_WANTED else runs
+
+
 def row(name, runs):
-    cells = [f"`{name}`", str(len(runs))]
+    standbys = sorted({run["synchronous_standbys"] for run in runs})
+    cells = [f"`{name}`", str(len(runs)), " or ".join(map(str, standbys))]
     for figure in FIGURES:
         values = [run["figures"][figure] for run in runs if run["figures"].get(figure) is not None]
         bound = runs[-1]["bounds"].get(figure)
@@ -61,7 +72,9 @@ def main():
     scenarios = {}
     for run in runs:
         scenarios.setdefault(run["scenario"], []).append(run)
-    head = ["scenario", "runs", "no write acknowledged", "take-over", "leader after writes", "clients saw errors", "failed after one retry", "result"]
+    scenarios = {name: counted(of_it) for name, of_it in scenarios.items()}
+    runs = [run for of_it in scenarios.values() for run in of_it]
+    head = ["scenario", "runs", "synchronous standbys", "no write acknowledged", "take-over", "leader after writes", "clients saw errors", "failed after one retry", "result"]
     table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *(row(name, of_it) for name, of_it in scenarios.items())]
     broken = sum(bool(run["broken"] or run["aborted"]) for run in runs)
     over = sum(bool(run["over"]) for run in runs)

@@ -19,6 +19,7 @@ from service import Service, all_files, write_between
 DEVICES, RATE, STORM_DEVICES, STORM_RATE, WARM_UP = 256, 300, 64, 20, 5
 # Longer than any deadline of the service that ends what an enemy leaves undone.
 PATIENCE = 20
+TOKEN_FRESH = 120
 GOALS = {"answered well": (0.999, True), "grown by MiB": (128, False)}
 
 
@@ -57,6 +58,7 @@ class Enemies:
             ("strangers that ask and go", self.ask, 4, 0.05),
             ("headers, a byte at a time", self.slow_headers, 20, 0.5),
             ("bodies, a byte at a time", self.slow_body, 20, 0),
+            ("bodies of strangers that do not come", self.slow_enrollment, 30, 0),
             ("header sections of a megabyte", self.big_headers, 2, 0.1),
             ("two framings of one body", self.smuggle, 2, 0.05),
             ("forged tokens", self.tokens, 2, 0.02),
@@ -78,6 +80,7 @@ class Enemies:
         self.token = self.stolen_token()
         for name, attack, count, pause in self.kinds:
             self.threads += [threading.Thread(target=self.run, args=(name, attack, pause), daemon=True) for _ in range(count)]
+        self.threads.append(threading.Thread(target=self.stay_known, daemon=True))
         for thread in self.threads:
             thread.start()
 
@@ -114,6 +117,14 @@ class Enemies:
         with self.tls(self.thief) as stream:
             stream.sendall(b"POST /v1/token HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             return json.loads(b"".join(iter(lambda: stream.recv(65536), b"")).split(b"\r\n\r\n", 1)[1])["access_token"]
+
+    def stay_known(self):
+        """A token lives for ten minutes, and an attack without one ends at the door."""
+        while not self.over.wait(TOKEN_FRESH):
+            try:
+                self.token = self.stolen_token()
+            except (OSError, KeyError, IndexError, ValueError):
+                pass  # Refused, since its device is too busy: next time.
 
     def silent(self):
         with self.tcp() as stream:
@@ -153,6 +164,11 @@ class Enemies:
     def slow_body(self):
         with self.tls(self.thief) as stream:
             stream.sendall(self.post("/v1/readings", ["Content-Type: application/json", "Content-Length: 60000"]))
+            self.drip(stream, b" ")
+
+    def slow_enrollment(self):
+        with self.tls(self.stranger) as stream:
+            stream.sendall(b"POST /v1/enroll HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n")
             self.drip(stream, b" ")
 
     def big_headers(self):
@@ -247,6 +263,8 @@ def main():
     table = report(seconds, alone, beside, (before, after, open_after), enemies.done)
     print("\n" + table)
     write_between(page, "hostile", table)
+    if "missed" in table:
+        sys.exit("a goal was missed")
 
 
 def report(seconds, alone, beside, replica, done):

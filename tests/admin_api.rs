@@ -44,11 +44,12 @@ async fn fleets_are_made_once() {
     assert_eq!(rig.call(new().header("idempotency-key", "k2")).await.slug(), "conflict");
     assert_eq!(rig.number("select count(*) from idempotency_keys").await, 1, "a refusal leaves no key behind");
 
-    let bad = json!({ "name": "Pumps", "heartbeat_interval_s": 0, "certificate_ttl_s": 59 });
+    let bad =
+        json!({ "name": "Pumps", "heartbeat_interval_s": 0, "certificate_ttl_s": 59, "renew_expired_within_s": -1 });
     let bad = rig.call(post(&admin, "/v1/fleets", Some(bad))).await;
     let pointers: Vec<Value> =
         bad.json()["errors"].as_array().unwrap().iter().map(|error| error["pointer"].clone()).collect();
-    assert_eq!(pointers, ["/name", "/heartbeat_interval_s", "/certificate_ttl_s"]);
+    assert_eq!(pointers, ["/name", "/heartbeat_interval_s", "/certificate_ttl_s", "/renew_expired_within_s"]);
     assert_eq!(rig.number("select count(*) from fleets").await, 1);
     assert_eq!(rig.number("select count(*) from events where kind = 'fleet.created'").await, 1);
 }

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,10 @@ use everbeat::identity::keyring::Keyring;
 use everbeat::identity::operators::{EnrollmentTokenRequest, Mint};
 use everbeat::identity::pki::{self, Pki};
 use everbeat::identity::{
-    AuthError, CacheSettings, DeviceCaller, DeviceState, Identity, IdentityError, IdentitySettings, Parts, keys,
+    AuthError, CacheSettings, Denied, DeviceCaller, DeviceState, Identity, IdentityError, IdentitySettings, Parts, keys,
 };
 use everbeat::lifecycle::readiness::{Check, Readiness};
-use everbeat::net::{Away, ConnInfo, Listener, Memo, Pace, Peer, PeerCert, Rejection};
+use everbeat::net::{Away, ConnInfo, Listener, Memo, Outcast, Pace, Peer, PeerCert, Rejection};
 use everbeat::store::changes::{ChangeError, ChangeLog};
 use everbeat::store::devices::{self, Switch};
 use everbeat::store::keys::PublishRefusal;
@@ -32,6 +33,27 @@ use uuid::Uuid;
 
 /// A revocation acts on every replica within this while the listener lives.
 const WITHIN: Duration = Duration::from_secs(1);
+
+/// As somebody whom nobody turns away.
+async fn with_token(identity: &Identity, conn: &ConnInfo, bearer: &str) -> Result<Arc<DeviceCaller>, AuthError> {
+    identity.device_with_token(conn, bearer, welcome).await.map_err(auth)
+}
+
+async fn cached(identity: &Identity, conn: &ConnInfo, bearer: &str) -> Result<Arc<DeviceCaller>, AuthError> {
+    identity.device_cached(conn, bearer, welcome).await.map_err(auth)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "as admission answers")]
+fn welcome(_: &DeviceCaller) -> Result<(), Infallible> {
+    Ok(())
+}
+
+fn auth(denied: Denied<Infallible>) -> AuthError {
+    match denied {
+        Denied::Auth(error) => error,
+        Denied::Turned(never) => match never {},
+    }
+}
 
 struct Installation {
     store: TestStore,
@@ -137,6 +159,7 @@ fn connection(peer: Peer) -> ConnInfo {
         memo: Memo::default(),
         away: Away::default(),
         pace: Pace::default(),
+        outcast: Outcast::default(),
     }
 }
 
@@ -232,8 +255,8 @@ async fn a_revocation_takes_descendants_along_and_acts_everywhere() {
     let caller = a.device(&calls(&second)).await.unwrap();
     let bearer = a.device_token(&caller).unwrap().access_token;
     for _ in 0..2 {
-        b.device_with_token(&calls(&second), &bearer).await.unwrap();
-        let stolen = b.device_with_token(&calls(&first), &bearer).await;
+        with_token(&b, &calls(&second), &bearer).await.unwrap();
+        let stolen = with_token(&b, &calls(&first), &bearer).await;
         assert!(matches!(stolen, Err(AuthError::TokenMismatch)), "{stolen:?}");
     }
     assert!(matches!(b.operator(&bearer).await, Err(AuthError::TokenInvalid)));
@@ -331,16 +354,16 @@ async fn a_connection_remembers_its_caller_until_the_log_brings_something() {
     let bearer = |caller: &DeviceCaller| identity.device_token(caller).unwrap().access_token;
     let mine = bearer(&identity.device(&conn).await.unwrap());
     let foreign = bearer(&identity.device(&calls(&other)).await.unwrap());
-    let call = async || identity.device_with_token(&conn, &mine).await;
+    let call = async || with_token(&identity, &conn, &mine).await;
     let remembers = async || Arc::ptr_eq(&call().await.unwrap(), &call().await.unwrap());
     // Not while the two enrollments are still being applied.
     eventually(WITHIN, remembers).await;
 
     // It is this token on this connection that is remembered, and nothing else.
     for (token, is_right) in [(foreign.as_str(), false), ("", false), (&mine[1..], false), (mine.as_str(), true)] {
-        assert_eq!(identity.device_with_token(&conn, token).await.is_ok(), is_right, "{token}");
+        assert_eq!(with_token(&identity, &conn, token).await.is_ok(), is_right, "{token}");
     }
-    let elsewhere = identity.device_with_token(&calls(&other), &mine).await;
+    let elsewhere = with_token(&identity, &calls(&other), &mine).await;
     assert!(matches!(elsewhere, Err(AuthError::TokenMismatch)), "{elsewhere:?}");
 
     switched(&identity, device, DeviceState::Suspended, None).await.unwrap();
@@ -375,13 +398,13 @@ async fn a_blind_replica_remembers_for_heartbeats_only() {
     assert!(!identity.freshness().is_fresh());
     assert!(matches!(identity.device(&calls(&known)).await, Err(AuthError::Blind)));
     assert!(matches!(identity.operator("x").await, Err(AuthError::Blind)));
-    assert_eq!(identity.device_cached(&calls(&known), &bearer).await.unwrap().device.id, known.device.id);
-    assert!(matches!(identity.device_cached(&calls(&unknown), &bearer).await, Err(AuthError::Blind)));
+    assert_eq!(cached(&identity, &calls(&known), &bearer).await.unwrap().device.id, known.device.id);
+    assert!(matches!(cached(&identity, &calls(&unknown), &bearer).await, Err(AuthError::Blind)));
     for wrong in ["", "x", &operators.text] {
-        let refused = identity.device_cached(&calls(&known), wrong).await;
+        let refused = cached(&identity, &calls(&known), wrong).await;
         assert!(matches!(refused, Err(AuthError::TokenRequired | AuthError::TokenInvalid)), "{wrong:?}");
     }
-    let of_another = identity.device_cached(&calls(&known), &other).await;
+    let of_another = cached(&identity, &calls(&known), &other).await;
     assert!(matches!(of_another, Err(AuthError::TokenMismatch)));
     owner.batch_execute("rollback").await.unwrap();
     eventually(Duration::from_secs(8), async || identity.device(&calls(&unknown)).await.is_ok()).await;

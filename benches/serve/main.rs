@@ -281,7 +281,12 @@ async fn enroll(device_url: &str, admin_url: &str, admin: &str, dir: &std::path:
     let context = |settings| Context { settings, clock: Clock::System, random: Random::from_os() };
     let operator = context(ClientSettings::operator());
     let admin = AdminClient::new(&[admin_url.to_owned()], &ca_pem, admin.to_owned().into(), operator).unwrap();
-    let fleet = NewFleet { name: "bench".to_owned(), heartbeat_interval_s: Some(30), certificate_ttl_s: None };
+    let fleet = NewFleet {
+        name: "bench".to_owned(),
+        heartbeat_interval_s: Some(30),
+        certificate_ttl_s: None,
+        renew_expired_within_s: None,
+    };
     let _: Fleet = admin.post("/v1/fleets", &fleet).await.unwrap();
     let token = NewEnrollmentToken { fleet: "bench".to_owned(), uses_max: Some(1_000), ..Default::default() };
     let token: EnrollmentToken = admin.post("/v1/enrollment-tokens", &token).await.unwrap();

@@ -3,6 +3,7 @@
 //! - [`Admission::enter`]: how many requests are under way, by [`Class`], under a limit that follows the latency of
 //!   commits. In need, lists are shed first and heartbeats last.
 //! - [`Admission::in_time`]: a request that cannot be answered within its caller's deadline is not begun.
+//! - [`Admission::wait`]: how many requests wait for their bodies, outside of their classes.
 //! - [`Admission::spend`]: the rate of one device and of one fleet.
 //! - [`Failures`]: how often one address, or one enrollment token, may fail to prove who it is.
 //!
@@ -13,6 +14,7 @@
 //! Deliberately absent: a queue before the limit (the committer's is the only one, and bounded); limits over several
 //! replicas (each has its own, so a fleet's rate is that of one replica times those that it talks to).
 
+mod bodies;
 mod class;
 mod failures;
 mod limit;
@@ -25,12 +27,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use bodies::{Sender, Waiting};
 pub use class::Class;
 pub use failures::{FailureSettings, Failures};
 pub use limit::{Limit, LimitSettings, Window};
 pub use rate::{Buckets, Left, Rate};
 pub use shares::{Room, Shares};
 
+use self::bodies::{Bodies, Crowded};
 use self::pause::Pause;
 use crate::domain::ids::{DeviceId, FleetId};
 use crate::domain::time::Clock;
@@ -43,6 +47,8 @@ use crate::observe::admission::{self as observe, ClassCounters, Stage};
 const WINDOW: Duration = Duration::from_millis(100);
 /// The least of one in a probe; two commits, if they take longer, so that those from before it are over in its first.
 const PROBE_WINDOW: Duration = Duration::from_millis(25);
+/// How long to stay away when too many bodies are slow.
+const BODIES_PAUSE: Duration = Duration::from_secs(1);
 /// Buckets that are kept, of each kind.
 const CALLERS_MAX: u64 = 1_000_000;
 
@@ -72,6 +78,10 @@ pub enum Refused {
     Address { pause: Duration },
     #[error("too many attempts with this enrollment token failed")]
     EnrollmentToken { pause: Duration },
+    #[error("too many bodies of this caller are slow to come")]
+    Bodies { pause: Duration },
+    #[error("too many bodies are slow to come")]
+    AllBodies { pause: Duration },
 }
 
 impl Refused {
@@ -83,7 +93,9 @@ impl Refused {
             | Self::Device { pause }
             | Self::Fleet { pause }
             | Self::Address { pause }
-            | Self::EnrollmentToken { pause } => pause,
+            | Self::EnrollmentToken { pause }
+            | Self::Bodies { pause }
+            | Self::AllBodies { pause } => pause,
         }
     }
 }
@@ -108,6 +120,7 @@ struct Inner {
     devices: Buckets<DeviceId>,
     fleets: Buckets<FleetId>,
     failures: Failures,
+    bodies: Arc<Bodies>,
     clock: Clock,
     counters: [ClassCounters; Class::ALL.len()],
 }
@@ -160,6 +173,7 @@ impl Admission {
             devices: Buckets::new(settings.device_rate, CALLERS_MAX),
             fleets: Buckets::new(settings.fleet_rate, CALLERS_MAX),
             failures: Failures::new(settings.failures, clock.clone()),
+            bodies: Arc::default(),
             clock,
             counters: Class::ALL.map(|class| ClassCounters::of(class.as_str())),
         }))
@@ -222,6 +236,17 @@ impl Admission {
             counters.shed(Stage::Concurrency);
             Err(Refused::Full { class, pause: self.pause() })
         }
+    }
+
+    /// One request of `class` that waits for its body, until what is returned is dropped. It has left its class before.
+    pub fn wait(&self, class: Class, sender: Sender) -> Result<Waiting, Refused> {
+        self.0.bodies.wait(sender).map_err(|crowded| {
+            self.counters(class).shed(Stage::SlowBodies);
+            match crowded {
+                Crowded::Caller => Refused::Bodies { pause: BODIES_PAUSE },
+                Crowded::All => Refused::AllBodies { pause: BODIES_PAUSE },
+            }
+        })
     }
 
     /// Can what needs a commit be answered before the caller gives up?

@@ -67,11 +67,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for SecretJson<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let body = json_body(request).await?;
-        match parse_quietly(&body) {
-            Ok(value) => Ok(Self(value)),
-            Err(pointer) => Err(ApiError::field(pointer, "missing, unknown, or not of its type")),
-        }
+        Ok(Self(parse_quietly(&json_body(request).await?)?))
     }
 }
 
@@ -169,15 +165,19 @@ fn malformed(error: &serde_json::Error) -> ApiError {
     ApiError::because(Slug::Malformed, detail)
 }
 
-/// The pointer of what is wrong. An unknown field's own name is input, and stays out.
-fn parse_quietly<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+/// [`parse`], which says no more than the place of what is wrong. An unknown field's own name is input, and stays out.
+fn parse_quietly<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    scan(body).map_err(|_| String::new())?;
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let known = !error.inner().to_string().starts_with("unknown field");
-        if known { pointer(error.path()) } else { String::new() }
+    scan(body)?;
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| match error.inner().classify() {
+        serde_json::error::Category::Data => {
+            let known = !error.inner().to_string().starts_with("unknown field");
+            let place = if known { pointer(error.path()) } else { String::new() };
+            ApiError::field(place, "missing, unknown, or not of its type")
+        }
+        _ => malformed(error.inner()),
     })?;
-    reader.end().map_err(|_| String::new())?;
+    reader.end().map_err(|error| malformed(&error))?;
     Ok(value)
 }
 
@@ -278,8 +278,16 @@ mod tests {
 
     #[test]
     fn secrets_are_not_quoted() {
-        let quiet = |body: &str| parse_quietly::<Shape>(body.as_bytes()).map(drop);
-        assert_eq!(quiet(r#"{"ebt_secret": 1}"#), Err(String::new()));
-        assert_eq!(quiet(r#"{"list": ["ebt_secret"]}"#), Err("/list/0".to_owned()));
+        for (body, slug) in [
+            (r#"{"ebt_secret": 1}"#, Slug::Invalid),
+            (r#"{"list": ["ebt_secret"]}"#, Slug::Invalid),
+            (r#"{"list": ebt_secret}"#, Slug::Malformed),
+            (r#"{"any": "ebt_secret"#, Slug::Malformed),
+            (r#"{"any": "ebt_secret"} ebt_secret"#, Slug::Malformed),
+        ] {
+            let error = parse_quietly::<Shape>(body.as_bytes()).err().unwrap();
+            assert_eq!(error.slug(), slug, "{body}");
+            assert!(!format!("{error:?}").contains("ebt_secret"), "{error:?}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What the errors of the lower modules mean to a caller. Exhaustive on purpose: a new error is a decision here.
 
+use std::time::Duration;
+
 use super::error::ApiError;
 use crate::admission::Refused;
 use crate::identity::{AuthError, IdentityError};
@@ -8,6 +10,9 @@ use crate::presence::PresenceError;
 use crate::store::changes::ChangeError;
 use crate::store::{Fault, StoreError};
 use crate::wire::problem::Slug;
+
+/// They are counted by the day.
+const CERTIFICATES_PAUSE: Duration = Duration::from_hours(1);
 
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
@@ -34,6 +39,16 @@ impl From<Refused> for ApiError {
                 "Too many attempts with this enrollment token failed. Nothing was looked at. Try again after the pause, or ask an operator for another.",
             )
             .limit("failures_per_token"),
+            Refused::Bodies { .. } => Self::because(
+                Slug::RateLimited,
+                "Too many requests of yours are waiting for their bodies. Send each body at once, or fewer at a time.",
+            )
+            .limit("slow_bodies_per_caller"),
+            Refused::AllBodies { .. } => Self::because(
+                Slug::Overloaded,
+                "Too many requests are waiting for their bodies. Send the body at once, or again after the pause.",
+            )
+            .limit("slow_bodies"),
         };
         error.retry_after(refused.pause()).counted()
     }
@@ -134,6 +149,12 @@ impl From<IdentityError> for ApiError {
                 Self::because(Slug::NameTaken, "Choose another name, or enroll with the key that the device has.")
             }
             IdentityError::KeyTaken => Self::because(Slug::KeyTaken, "Make a new key pair and try again."),
+            IdentityError::TooOften => Self::because(
+                Slug::RateLimited,
+                "The device has had as many certificates today as it may. Use the newest that it has.",
+            )
+            .limit("certificates_per_device")
+            .retry_after(CERTIFICATES_PAUSE),
             IdentityError::BadField { pointer, detail } => Self::field(pointer, detail),
             IdentityError::CrlTooLong => {
                 tracing::error!("more certificates are revoked than a revocation list may have entries");

@@ -56,7 +56,7 @@ pub async fn frame(State(row): State<Arc<Row>>, request: Request, next: Next) ->
         Ok(permit) => permit,
         Err(refused) => return turned_away(&row, request, refused.pause()).await,
     };
-    let served = |request| guard(&row, permit, request, next);
+    let served = |request| guard(row.clone(), permit, request, next);
     let mut response = framed(&row.shared, &row.metrics, row.info.dialect, request, served).await;
     if row.info.has_secrets {
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

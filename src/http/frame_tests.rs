@@ -9,8 +9,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
+use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use serde::Deserialize;
+use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 use super::api::Shared;
@@ -25,6 +27,7 @@ use crate::admission::{Admission, AdmissionSettings, Class, FailureSettings, Lim
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::lifecycle::readiness::{Check, Readiness};
+use crate::lifecycle::tasks;
 use crate::observe::net::Port;
 use crate::wire::problem::{Problem, Slug};
 
@@ -182,6 +185,47 @@ fn full() -> (Shared, Permit) {
     let admission = Admission::fixed(&settings, Clock::manual(0));
     let only = admission.enter(Class::Exchange).unwrap();
     (Shared { admission: Some(admission), ..shared() }, only)
+}
+
+#[tokio::test]
+async fn a_slow_body_is_waited_for_outside_of_the_class() {
+    let (shared, only) = full();
+    drop(only);
+    let settings =
+        HttpSettings { body_max_bytes: 100, body_deadline: Duration::from_secs(5), submit_deadline: Duration::ZERO };
+    let shared = Shared { settings: Arc::new(settings), ..shared };
+    let (admission, router) = (shared.admission.clone().unwrap(), router_with(&shared));
+    let under_way = async |expected| {
+        while admission.under_way(Class::Exchange) != expected {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let begin = async || {
+        let (go, rest) = oneshot::channel::<()>();
+        let rest = stream::once(async move { rest.await.map(|()| "}") });
+        let body = Body::from_stream(stream::iter([Ok("{")]).chain(rest));
+        let request = Request::post("/json").header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
+        let slow = tasks::spawn(router.clone().oneshot(request));
+        under_way(1).await;
+        // By its deadline at the latest, and then it gets another answer than is expected.
+        under_way(0).await;
+        (go, slow)
+    };
+    let (go, slow) = begin().await;
+    let quick = router.clone().oneshot(post("/json", "application/json", "{}")).await.unwrap();
+    assert_eq!(quick.status(), StatusCode::OK, "the only place is free");
+    go.send(()).unwrap();
+    assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert_eq!(admission.under_way(Class::Exchange), 0);
+
+    // Who comes back may find no room.
+    let (go, slow) = begin().await;
+    let only = admission.enter(Class::Exchange).unwrap();
+    go.send(()).unwrap();
+    let refused = problem(slow.await.unwrap().unwrap()).await;
+    assert_eq!(refused.limit.as_deref(), Some("concurrency_exchange"));
+    assert_eq!(admission.under_way(Class::Exchange), 1);
+    drop(only);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! it does anything else.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -15,28 +15,71 @@ use axum::response::{IntoResponse, Response};
 
 use super::accept;
 use super::authn::{Operator, WithCert, WithCertAndToken, WithOldCert, bearer};
-use super::body::{Bounds, check_declared};
+use super::body::{Bounds, Reading, check_declared};
 use super::dialect::Dialect;
 use super::error::{ApiError, raised};
 use super::frame::Row;
 use super::route::Permission;
 use super::{form, quota};
-use crate::admission::{Permit, Refused, Spent};
-use crate::identity::{AuthError, DeviceCaller, Identity, OperatorCaller};
+use crate::admission::{Permit, Refused, Sender, Spent, Waiting};
+use crate::identity::{AuthError, Denied, DeviceCaller, Identity, OperatorCaller};
 use crate::net::{ConnInfo, Peer, Rejection};
 use crate::observe::admission::Attempt;
 use crate::observe::net::Port;
 use crate::presence::Contact;
 use crate::wire::problem::{FieldError, Slug};
 
-/// Lets a request of this route pass, or says why not. `permit`: held until there is an answer.
-pub(super) async fn guard(row: &Row, permit: Option<Permit>, request: Request, next: Next) -> Response {
-    let response = admit(row, request, next).await.unwrap_or_else(IntoResponse::into_response);
-    drop(permit);
+/// Lets a request of this route pass, or says why not. `permit`: held until there is an answer, but while a slow body is
+/// waited for.
+pub(super) async fn guard(row: Arc<Row>, permit: Option<Permit>, request: Request, next: Next) -> Response {
+    let turn = Arc::new(Turn { row, permit: Mutex::new(permit) });
+    let response = admit(&turn, request, next).await.unwrap_or_else(IntoResponse::into_response);
+    turn.leave();
     response
 }
 
-async fn admit(row: &Row, request: Request, next: Next) -> Result<Response, ApiError> {
+/// A request's place in its class. Among the extensions of a request that may have a body.
+pub(super) struct Turn {
+    row: Arc<Row>,
+    /// `None`: outside.
+    permit: Mutex<Option<Permit>>,
+}
+
+impl Turn {
+    /// Out of the class, to wait for a body.
+    pub(super) fn step_out(&self, sender: Option<Sender>) -> Result<Option<Waiting>, ApiError> {
+        self.leave();
+        let waiting = self.row.shared.admission.as_ref().zip(sender).map(|(admission, sender)| {
+            admission.wait(self.row.info.class, sender).map_err(|refused| shed(&self.row, refused))
+        });
+        waiting.transpose()
+    }
+
+    /// In again. There may be no room any more.
+    pub(super) fn step_in(&self) -> Result<(), ApiError> {
+        *self.place() = enter(&self.row)?;
+        Ok(())
+    }
+
+    fn leave(&self) {
+        let permit = self.place().take();
+        drop(permit);
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<Permit>> {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who sends the body: the device, once its certificate was found good.
+fn sender(parts: &Parts) -> Option<Sender> {
+    let with_token = parts.extensions.get::<WithCertAndToken>().map(|WithCertAndToken(caller)| caller);
+    let caller = with_token.or_else(|| parts.extensions.get::<WithCert>().map(|WithCert(caller)| caller));
+    caller.map(|caller| Sender::Device(caller.device.id)).or_else(|| address(parts).map(Sender::at))
+}
+
+async fn admit(turn: &Arc<Turn>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let row = &*turn.row;
     let (mut parts, body) = request.into_parts();
     // Probes and scrapers send what they like, and have to be answered.
     let refused = |media: &&'static str| row.info.port != Port::Ops && !accept::takes(&parts.headers, media);
@@ -45,7 +88,6 @@ async fn admit(row: &Row, request: Request, next: Next) -> Result<Response, ApiE
     }
     let bounds = bounds(row);
     check_declared(&parts.headers, bounds)?;
-    parts.extensions.insert(bounds);
     if row.info.takes_readings {
         let patience = patience(row, &parts)?;
         parts.extensions.insert(patience);
@@ -53,6 +95,7 @@ async fn admit(row: &Row, request: Request, next: Next) -> Result<Response, ApiE
     let operator = authenticate(row, &mut parts).await?;
     let spent = parts.extensions.remove::<Spent>().unwrap_or_default();
     known_query(row, &parts)?;
+    parts.extensions.insert(Reading { bounds, sender: sender(&parts), turn: turn.clone() });
     let from = address(&parts);
     // Clients of HTTP Basic ask without it first (RFC 7235, 2.1): who has not tried has not failed.
     let has_tried = row.info.dialect != Dialect::Est || parts.headers.contains_key(AUTHORIZATION);
@@ -93,7 +136,9 @@ fn shed(row: &Row, refused: Refused) -> ApiError {
 
 /// A caller of ours that is sent away did nothing wrong: its silence does not count.
 fn note(row: &Row, refused: Refused) {
-    if let (Some(presence), Refused::Full { .. } | Refused::TooLate { .. }) = (row.shared.presence.as_ref(), refused) {
+    if let (Some(presence), Refused::Full { .. } | Refused::TooLate { .. } | Refused::AllBodies { .. }) =
+        (row.shared.presence.as_ref(), refused)
+    {
         presence.shed();
     }
 }
@@ -206,48 +251,60 @@ fn connection(parts: &Parts) -> Result<Arc<ConnInfo>, ApiError> {
 async fn device(row: &Row, parts: &mut Parts, with_token: bool) -> Result<Arc<DeviceCaller>, ApiError> {
     let (identity, connection) = (identity(row)?, connection(parts)?);
     let token = with_token.then(|| bearer(&parts.headers));
-    let judged = judge(identity, &connection, token, row.info.may_be_blind).await;
+    let mut spent = None;
+    let admit = |caller: &DeviceCaller| spend(row, caller).map(|left| spent = left);
+    let judged = judge(identity, &connection, token, row.info.may_be_blind, admit).await;
     if let Some(presence) = row.shared.presence.as_ref() {
         match &judged {
             Ok(caller) if row.info.is_contact => presence.touch(contact(caller)),
             // The device was here, and it is our fault that nobody noted it.
-            Err(AuthError::Blind | AuthError::Store(_)) => presence.shed(),
+            Err(Denied::Auth(AuthError::Blind | AuthError::Store(_))) => presence.shed(),
             _ => {}
         }
     }
-    let caller = judged?;
+    if matches!(&judged, Err(Denied::Auth(error)) if error.blames_certificate()) {
+        connection.outcast.make();
+    }
+    let caller = judged.map_err(|denied| match denied {
+        Denied::Auth(error) => error.into(),
+        Denied::Turned(error) => error,
+    })?;
     connection.pace.begin(caller.device.heartbeat_interval_ms);
-    if let Some(admission) = row.shared.admission.as_ref() {
-        let spent = admission.spend(row.info.class, caller.device.id, caller.device.fleet).map_err(|refused| {
-            let left = quota::refused(admission, refused);
-            left.into_iter().fold(shed(row, refused), |error, (name, value)| match name {
-                Some(name) => error.header(name, value),
-                None => error,
-            })
-        })?;
+    if let Some(spent) = spent {
         parts.extensions.insert(spent);
     }
     Ok(caller)
 }
 
-/// `token`: what was sent, where the route asks for one.
+/// One request of this device. Asked when its certificate is good, whatever else it has sent: who shows tokens that are
+/// not has a rate, too.
+fn spend(row: &Row, caller: &DeviceCaller) -> Result<Option<Spent>, ApiError> {
+    let Some(admission) = row.shared.admission.as_ref() else { return Ok(None) };
+    admission.spend(row.info.class, caller.device.id, caller.device.fleet).map(Some).map_err(|refused| {
+        let left = quota::refused(admission, refused);
+        left.into_iter().fold(shed(row, refused), |error, (name, value)| match name {
+            Some(name) => error.header(name, value),
+            None => error,
+        })
+    })
+}
+
+/// `token`: what was sent, where the route asks for one. The certificate first: without one, a token says nothing.
 async fn judge(
     identity: &Identity,
     connection: &ConnInfo,
     token: Option<Result<&str, AuthError>>,
     may_be_blind: bool,
-) -> Result<Arc<DeviceCaller>, AuthError> {
-    let Some(token) = token else {
-        return identity.device(connection).await;
+    mut admit: impl FnMut(&DeviceCaller) -> Result<(), ApiError>,
+) -> Result<Arc<DeviceCaller>, Denied<ApiError>> {
+    let Some(Ok(bearer)) = token else {
+        let caller = identity.device(connection).await?;
+        admit(&caller).map_err(Denied::Turned)?;
+        return token.map_or(Ok(caller), |token| Err(token.err().unwrap_or(AuthError::TokenRequired).into()));
     };
-    // The certificate first: without one, a token says nothing.
-    let judged = match &token {
-        Ok(token) => identity.device_with_token(connection, token).await,
-        Err(error) => identity.device(connection).await.and(Err(error.clone())),
-    };
-    match judged {
+    match identity.device_with_token(connection, bearer, &mut admit).await {
         // A heartbeat is a sign of life, not a change: what was known when we last saw the log will do.
-        Err(AuthError::Blind) if may_be_blind => identity.device_cached(connection, token?).await,
+        Err(Denied::Auth(AuthError::Blind)) if may_be_blind => identity.device_cached(connection, bearer, admit).await,
         judged => judged,
     }
 }

@@ -27,9 +27,12 @@ pub fn refused(admission: &Admission, refused: Refused) -> HeaderMap {
     let (name, rate) = match refused {
         Refused::Device { .. } => ("device", device),
         Refused::Fleet { .. } => ("fleet", fleet),
-        Refused::Full { .. } | Refused::TooLate { .. } | Refused::Address { .. } | Refused::EnrollmentToken { .. } => {
-            return HeaderMap::new();
-        }
+        Refused::Full { .. }
+        | Refused::TooLate { .. }
+        | Refused::Address { .. }
+        | Refused::EnrollmentToken { .. }
+        | Refused::Bodies { .. }
+        | Refused::AllBodies { .. } => return HeaderMap::new(),
     };
     headers(vec![policy(name, rate)], vec![limit(name, 0, refused.pause())])
 }

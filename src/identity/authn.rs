@@ -40,6 +40,21 @@ pub struct OperatorCaller {
     pub expires_at: OffsetDateTime,
 }
 
+/// Why a device is not let in.
+#[derive(Debug)]
+pub enum Denied<R> {
+    /// It has not shown who it is.
+    Auth(AuthError),
+    /// Whoever was asked to admit it has not.
+    Turned(R),
+}
+
+impl<R> From<AuthError> for Denied<R> {
+    fn from(error: AuthError) -> Self {
+        Self::Auth(error)
+    }
+}
+
 /// A device that has called on this connection before.
 struct Known {
     /// Of the change log: what has been applied since then may concern this device.
@@ -59,20 +74,33 @@ impl Identity {
     /// The same from the caches alone, also when blind: for heartbeats, which may be taken from known devices while
     /// the change log cannot be read. The token is judged as ever: that takes no database. [`AuthError::Blind`] for a
     /// device that is not in the caches.
-    pub async fn device_cached(&self, conn: &ConnInfo, bearer: &str) -> Result<Arc<DeviceCaller>, AuthError> {
+    pub async fn device_cached<R>(
+        &self,
+        conn: &ConnInfo,
+        bearer: &str,
+        admit: impl FnOnce(&DeviceCaller) -> Result<(), R>,
+    ) -> Result<Arc<DeviceCaller>, Denied<R>> {
         let caller = counted(self.remembered(conn).await)?;
+        admit(&caller).map_err(Denied::Turned)?;
         counted(self.bound(&caller, bearer).await)?;
         Ok(Arc::new(caller))
     }
 
-    /// The device behind the certificate, which must also show a token that is bound to it (RFC 8705, 3).
-    pub async fn device_with_token(&self, conn: &ConnInfo, bearer: &str) -> Result<Arc<DeviceCaller>, AuthError> {
+    /// The device behind the certificate, which must also show a token that is bound to it (RFC 8705, 3). `admit` is
+    /// asked once, when the certificate is good and before the token is looked at: to verify a signature costs more than
+    /// to refuse.
+    pub async fn device_with_token<R>(
+        &self,
+        conn: &ConnInfo,
+        bearer: &str,
+        admit: impl FnOnce(&DeviceCaller) -> Result<(), R>,
+    ) -> Result<Arc<DeviceCaller>, Denied<R>> {
         let known = self.known(conn, bearer);
         self.0.records.memo_look_ups.count(known.is_some());
-        match known {
-            Some(known) => counted(self.still_well(conn, &known)).map(|()| known.caller.clone()),
-            None => counted(self.looked_up(conn, bearer).await),
-        }
+        let Some(known) = known else { return self.looked_up(conn, bearer, admit).await };
+        counted(self.still_well(conn, &known))?;
+        admit(&known.caller).map_err(Denied::Turned)?;
+        Ok(known.caller.clone())
     }
 
     /// Who called on this connection with this token, if nothing was applied since.
@@ -91,10 +119,16 @@ impl Identity {
         self.still_good(&known.claims.kid, Audience::Device, known.claims.expires_at, now)
     }
 
-    async fn looked_up(&self, conn: &ConnInfo, bearer: &str) -> Result<Arc<DeviceCaller>, AuthError> {
+    async fn looked_up<R>(
+        &self,
+        conn: &ConnInfo,
+        bearer: &str,
+        admit: impl FnOnce(&DeviceCaller) -> Result<(), R>,
+    ) -> Result<Arc<DeviceCaller>, Denied<R>> {
         let calm = self.0.records.position.calm();
-        let (caller, credential) = self.certified(conn).await?;
-        let claims = self.bound(&caller, bearer).await?;
+        let (caller, credential) = counted(self.certified(conn).await)?;
+        admit(&caller).map_err(Denied::Turned)?;
+        let claims = counted(self.bound(&caller, bearer).await)?;
         let caller = Arc::new(caller);
         if let Some(position) = calm {
             conn.memo.set(Arc::new(Known {

@@ -24,6 +24,8 @@ use crate::store::revocations::{self, Revocations, Revoked};
 
 /// A revocation is in the lists that we give after this. Shorter: whoever asks often makes us sign often.
 pub const FRESH: Duration = Duration::from_mins(1);
+/// So long everybody is told what the last attempt failed by: behind a database that does not answer, each would wait in turn.
+const FAILED: Duration = Duration::from_secs(1);
 /// Until when a list may be used: longer than any outage of ours, or others lock our devices out during one.
 const LIFE: time::Duration = time::Duration::days(1);
 /// About 4 MB. A list that leaves some out would say that those are good, so beyond this there is none.
@@ -38,28 +40,35 @@ pub struct Crl {
     pub pem: Bytes,
 }
 
-/// The last lists, and since when they are kept. Held over the making of the next.
+/// What came of the last attempt, and when. Held over the next.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<Option<(Boottime, Arc<Crl>)>>);
+pub(super) struct Kept(Mutex<Option<(Boottime, Made)>>);
+
+type Made = Result<Arc<Crl>, IdentityError>;
 
 impl Identity {
     /// The revocation lists, at most [`FRESH`] old.
     pub async fn crl(&self) -> Result<Arc<Crl>, IdentityError> {
         let mut kept = self.0.crl.0.lock().await;
         let now = self.0.clock.boottime();
-        if let Some((_, crl)) = kept.as_ref().filter(|(since, _)| now.since(*since) < FRESH) {
-            return Ok(crl.clone());
+        let fresh = |(since, made): &&(Boottime, Made)| now.since(*since) < if made.is_ok() { FRESH } else { FAILED };
+        if let Some((_, made)) = kept.as_ref().filter(fresh) {
+            return made.clone();
         }
+        let made = self.lists().await.map(Arc::new);
+        *kept = Some((self.0.clock.boottime(), made.clone()));
+        made
+    }
+
+    async fn lists(&self) -> Result<Crl, IdentityError> {
         let ring = self.0.keyring.ring();
         let active = ring.issuer.as_ref().ok_or_else(|| keyless("issuing_ca"))?;
         let mut crl = self.list(active).await?;
         let mut pem = crl.pem.to_vec();
-        for other in ring.trusted.iter().filter(|other| other.fingerprint() != active.fingerprint()) {
+        for other in &ring.others {
             pem.extend(self.list(other).await?.pem);
         }
         crl.pem = pem.into();
-        let crl = Arc::new(crl);
-        *kept = Some((now, crl.clone()));
         Ok(crl)
     }
 

@@ -195,6 +195,7 @@ fn failure(error: &IdentityError) -> Outcome {
         | IdentityError::BadCsr(_)
         | IdentityError::NameTaken
         | IdentityError::KeyTaken
+        | IdentityError::TooOften
         | IdentityError::BadField { .. } => Outcome::Refused,
     }
 }

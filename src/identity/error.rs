@@ -48,6 +48,19 @@ pub enum AuthError {
 }
 
 impl AuthError {
+    /// Does it mean that the certificate does not count? (That of a suspended device does.)
+    pub fn blames_certificate(&self) -> bool {
+        matches!(
+            self,
+            Self::CertificateExpired
+                | Self::CertificateNotYetValid
+                | Self::CertificateUntrusted
+                | Self::CertificateUnknown
+                | Self::CertificateRevoked
+                | Self::CertificateSuperseded
+        )
+    }
+
     /// The metric's label.
     pub fn reason(&self) -> Reason {
         match self {
@@ -88,6 +101,8 @@ pub enum IdentityError {
     /// It is another device's, or was revoked.
     #[error("the key cannot be certified")]
     KeyTaken,
+    #[error("the device had too many certificates today")]
+    TooOften,
     #[error("{pointer}: {detail}")]
     BadField { pointer: String, detail: String },
     /// More certificates are revoked than a list may have entries.
@@ -117,6 +132,7 @@ impl From<EnrollRefusal> for IdentityError {
             EnrollRefusal::NameTaken => Self::NameTaken,
             EnrollRefusal::KeyTaken => Self::KeyTaken,
             EnrollRefusal::Suspended => AuthError::DeviceSuspended.into(),
+            EnrollRefusal::TooOften => Self::TooOften,
             EnrollRefusal::Issuing(detail) => Self::Internal(detail),
             EnrollRefusal::CaRetired => Self::Store(overtaken()),
             EnrollRefusal::Store(error) => Self::Store(error),
@@ -133,6 +149,7 @@ impl From<RenewRefusal> for IdentityError {
             RenewRefusal::Expired { window } => Self::RenewalTooLate { window },
             RenewRefusal::Suspended => AuthError::DeviceSuspended.into(),
             RenewRefusal::KeyTaken => Self::KeyTaken,
+            RenewRefusal::TooOften => Self::TooOften,
             RenewRefusal::Untrusted => AuthError::CertificateUntrusted.into(),
             RenewRefusal::CaRetired => Self::Store(overtaken()),
             RenewRefusal::Store(error) => Self::Store(error),

@@ -47,7 +47,7 @@ use crate::store::changes::{ChangeLog, Freshness};
 use crate::store::{PrimaryWatch, StoreSettings};
 
 pub use crate::store::devices::{DeviceRecord, DeviceState};
-pub use authn::{DeviceCaller, OperatorCaller};
+pub use authn::{Denied, DeviceCaller, OperatorCaller};
 pub use bundle::CaBundle;
 pub use enroll::{Csr, new_id};
 pub use error::{AuthError, IdentityError};

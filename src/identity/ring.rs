@@ -14,8 +14,8 @@ use crate::store::keys::{KeyState, PublicKeys};
 pub struct Ring {
     pub tokens: Option<TokenKeys>,
     pub issuer: Option<Arc<Issuer>>,
-    /// All issuing CAs that are trusted and of which this replica has the key; the one that signs is first.
-    pub(super) trusted: Vec<Arc<Issuer>>,
+    /// The other issuing CAs that are trusted and of which this replica has the key.
+    pub(super) others: Vec<Arc<Issuer>>,
     /// The first issuing CA of this installation: it signed what does not say who did.
     first: Option<Fingerprint>,
     retired: Vec<Fingerprint>,
@@ -36,13 +36,13 @@ impl Ring {
         let active = issuing().find(|row| row.state == KeyState::Active);
         let retired = issuing().filter(|row| row.state == KeyState::Retired).map(|row| row.fingerprint);
         let others = issuing().filter(|row| !matches!(row.state, KeyState::Active | KeyState::Retired));
-        let trusted = active.into_iter().chain(others).filter_map(|row| held.issuer(row.fingerprint));
+        let issuer = |fingerprint| held.issuer(fingerprint).map(|held| held.issuer.clone());
         Self {
             tokens: token(Audience::Device)
                 .zip(token(Audience::Operator))
                 .and_then(|(device, operator)| TokenKeys::of(device, operator).ok()),
-            issuer: active.and_then(|row| held.issuer(row.fingerprint)).map(|held| held.issuer.clone()),
-            trusted: trusted.map(|held| held.issuer.clone()).collect(),
+            issuer: active.and_then(|row| issuer(row.fingerprint)),
+            others: others.filter_map(|row| issuer(row.fingerprint)).collect(),
             first: issuing().next().map(|row| row.fingerprint),
             retired: retired.collect(),
         }

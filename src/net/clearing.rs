@@ -74,7 +74,7 @@ mod tests {
     use futures_util::FutureExt;
     use tokio::task::coop::unconstrained;
 
-    use super::super::peer::{Away, Listener, Memo, Pace, Peer};
+    use super::super::peer::{Away, Listener, Memo, Outcast, Pace, Peer};
     use super::*;
 
     /// What is to be told now. So many at once would use up what a task may do in one turn.
@@ -121,6 +121,7 @@ mod tests {
                 memo: Memo::default(),
                 away: Away::default(),
                 pace: Pace::default(),
+                outcast: Outcast::default(),
             };
             info.pace.keep(interval_ms);
             let info = Arc::new(info);

@@ -17,7 +17,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::clearing::Clearing;
-use super::peer::{Away, ConnInfo, Listener, Memo, Pace, Peer};
+use super::peer::{Away, ConnInfo, Listener, Memo, Outcast, Pace, Peer};
 use super::proxy;
 use super::reload::TlsHandle;
 use super::settings::ListenerSettings;
@@ -41,7 +41,7 @@ pub(super) struct Door {
     tls: TlsHandle,
     pub(super) clearing: Clearing,
     handshakes: Semaphore,
-    unverified: Arc<Semaphore>,
+    pub(super) unverified: Arc<Semaphore>,
 }
 
 /// A connection that may be served.
@@ -92,6 +92,7 @@ impl Door {
             memo: Memo::default(),
             away: Away::default(),
             pace: Pace::default(),
+            outcast: Outcast::default(),
         });
         Ok(Established { stream, info, unverified })
     }

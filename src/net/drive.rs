@@ -3,16 +3,19 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use super::activity::{Activity, Counted};
 use super::clearing::Clearing;
+use super::peer::ConnInfo;
 use super::serve::HttpService;
 use super::settings::{ConnectionSettings, UnverifiedSettings};
 use crate::lifecycle::tasks::Tasks;
@@ -60,11 +63,16 @@ impl Bounds {
         }
     }
 
-    /// For a caller without a good certificate. Its end is bounded by the same age again.
+    /// For a caller without a good certificate, who has been here for `since` and asked so often. Its end is bounded by the
+    /// same age again.
     #[must_use]
-    pub(super) fn narrowed(self, unverified: &UnverifiedSettings) -> Self {
-        let age = self.age.min(unverified.age_max);
-        Self { age, linger: self.linger.min(age), requests_max: unverified.requests_max, ..self }
+    pub(super) fn narrowed(self, unverified: &UnverifiedSettings, since: Duration, requests: u64) -> Self {
+        Self {
+            age: self.age.min(since + unverified.age_max),
+            linger: self.linger.min(unverified.age_max),
+            requests_max: requests + unverified.requests_max,
+            ..self
+        }
     }
 }
 
@@ -72,6 +80,22 @@ impl Bounds {
 pub(super) struct Signals<'a> {
     pub(super) tasks: &'a Tasks,
     pub(super) clearing: Clearing,
+    /// Where a connection goes whose certificate turns out to be no good; `None` for one that is there.
+    pub(super) strangers: Option<Strangers<'a>>,
+}
+
+/// The pool of connections without a good certificate.
+pub(super) struct Strangers<'a> {
+    pub(super) places: &'a Arc<Semaphore>,
+    pub(super) settings: &'a UnverifiedSettings,
+    pub(super) info: Arc<ConnInfo>,
+}
+
+impl Strangers<'_> {
+    /// A place among them, if there is one.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(self.places).try_acquire_owned().ok()
+    }
 }
 
 /// Serves HTTP/1.1 until the connection ends.
@@ -139,10 +163,16 @@ where
     let (mut aborting, mut draining) = (pin!(shutdown.aborting()), pin!(shutdown.draining()));
     let mut course = Course::begin(Instant::now());
     let mut timer = pin!(sleep_until(Instant::now()));
+    let (mut bounds, mut strangers, mut held) = (bounds.clone(), signals.strangers, None);
     loop {
         let now = Instant::now();
         course.observe(activity, now);
-        let (at, step) = course.next(bounds);
+        if let Some(among) = strangers.take_if(|strangers| strangers.info.outcast.is()) {
+            bounds = bounds.narrowed(among.settings, now - course.began, course.requests);
+            held = held.or(among.place());
+            course.is_crowded = held.is_none();
+        }
+        let (at, step) = course.next(&bounds);
         // Not left to the timer: where one request follows the other without a pause, its turn never comes.
         if at <= now {
             match step {
@@ -192,11 +222,13 @@ struct Course {
     asked: Option<(Ending, Instant)>,
     /// When to leave for another replica, if this one is not well by then.
     leave_at: Option<Instant>,
+    /// It belongs to the strangers, and there is no place among them.
+    is_crowded: bool,
 }
 
 impl Course {
     fn begin(now: Instant) -> Self {
-        Self { began: now, requests: 0, quiet_since: Some(now), asked: None, leave_at: None }
+        Self { began: now, requests: 0, quiet_since: Some(now), asked: None, leave_at: None, is_crowded: false }
     }
 
     fn observe(&mut self, activity: &Activity, now: Instant) {
@@ -221,6 +253,9 @@ impl Course {
             let goodbye = self.quiet_since.map(|since| (since.max(asked) + GOODBYE_MAX, Step::Cut(why)));
             let far = (asked + Duration::from_hours(24), Step::Cut(Ending::Linger));
             return cut.into_iter().chain(goodbye).min_by_key(|(at, _)| *at).unwrap_or(far);
+        }
+        if self.is_crowded {
+            return (self.began, Step::Ask(Ending::Outcast));
         }
         if self.requests >= bounds.requests_max {
             return (self.began, Step::Ask(Ending::Requests));
@@ -265,6 +300,7 @@ mod tests {
             quiet_since: quiet.map(|seconds| t0 + s(seconds)),
             asked: asked.map(|(why, seconds)| (why, t0 + s(seconds))),
             leave_at: None,
+            is_crowded: false,
         };
         let leaving = |seconds, course| Course { leave_at: Some(t0 + s(seconds)), ..course };
         let cases = [
@@ -277,6 +313,7 @@ mod tests {
             (leaving(100, at(3, Some(20), None)), 95, Step::Ask(Ending::Idle)),
             (leaving(5, at(3, Some(20), Some((Ending::Drain, 20)))), 25, Step::Cut(Ending::Drain)),
             (at(8, None, None), 0, Step::Ask(Ending::Requests)),
+            (Course { is_crowded: true, ..at(3, None, None) }, 0, Step::Ask(Ending::Outcast)),
             (at(3, None, Some((Ending::Age, 3600))), 3660, Step::Cut(Ending::Linger)),
             (at(3, Some(3610), Some((Ending::Age, 3600))), 3615, Step::Cut(Ending::Age)),
             (at(3, Some(50), Some((Ending::Drain, 100))), 105, Step::Cut(Ending::Drain)),

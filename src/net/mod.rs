@@ -39,7 +39,7 @@ mod tests;
 
 pub use clearing::Clearing;
 pub use listen::bind;
-pub use peer::{Away, ConnInfo, Listener, Memo, Pace, Peer, PeerCert, Rejection};
+pub use peer::{Away, ConnInfo, Listener, Memo, Outcast, Pace, Peer, PeerCert, Rejection};
 #[doc(hidden)]
 pub use proxy::read as read_proxy_header;
 pub use reload::{Reloaded, TlsHandle};

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +49,22 @@ pub struct ConnInfo {
     pub memo: Memo,
     pub away: Away,
     pub pace: Pace,
+    pub outcast: Outcast,
+}
+
+/// Was the certificate, which was good for the handshake, found to be none that counts? Then the connection has a
+/// stranger's bounds from that moment on, and its place among the strangers.
+#[derive(Debug, Default)]
+pub struct Outcast(AtomicBool);
+
+impl Outcast {
+    pub fn make(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// How often the caller is to be heard, once that is known. In milliseconds; zero: unknown.

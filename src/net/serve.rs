@@ -18,8 +18,9 @@ use tokio::time::timeout;
 use super::activity::{Activity, Counted};
 use super::clearing::Clearing;
 use super::conn::{Door, Established, next_number};
-use super::drive::{self, Bounds, Signals};
+use super::drive::{self, Bounds, Signals, Strangers};
 use super::listen;
+use super::peer::Listener;
 use super::reload::TlsHandle;
 use super::settings::{ConnectionSettings, ListenerSettings};
 use super::waiting::{Place, Waiting};
@@ -87,7 +88,8 @@ pub async fn serve_plain<S: HttpService>(
         async move {
             let bounds = Bounds::new(&settings, next_number());
             let service = Counted { inner: service, activity: Arc::new(Activity::default()), info: None };
-            let ending = drive::http1(stream, service, &bounds, Signals { tasks: &tasks, clearing }).await;
+            let ending =
+                drive::http1(stream, service, &bounds, Signals { tasks: &tasks, clearing, strangers: None }).await;
             observe::net::ended(Port::Ops, ending);
         }
     };
@@ -160,10 +162,16 @@ async fn serve_established<S: HttpService>(door: &Door, established: Established
     let Established { stream, info, unverified } = established;
     let bounds = Bounds::new(&door.settings.connections, info.number);
     let bounds = match unverified {
-        Some(_) => bounds.narrowed(&door.settings.unverified),
+        Some(_) => bounds.narrowed(&door.settings.unverified, Duration::ZERO, 0),
         None => bounds,
     };
-    let signals = Signals { tasks, clearing: door.clearing.of(Arc::clone(&info)) };
+    let strangers = match (&unverified, door.listener()) {
+        (None, Listener::Device) => {
+            Some(Strangers { places: &door.unverified, settings: &door.settings.unverified, info: Arc::clone(&info) })
+        }
+        _ => None,
+    };
+    let signals = Signals { tasks, clearing: door.clearing.of(Arc::clone(&info)), strangers };
     let service = Counted { inner: service, activity: Arc::new(Activity::default()), info: Some(info) };
     // Boxed: the two state machines differ in size, and most connections wait in one of them.
     let ending = if is_http2 {

@@ -48,8 +48,8 @@ pub struct UnverifiedSettings {
 pub struct ListenerSettings {
     pub connections: ConnectionSettings,
     /// Handshakes that compute at the same time (64): from the ClientHello to the server's flight, so that a caller who
-    /// falls silent before or after it holds none. Too low: after a failover a fleet reconnects slowly. Too high: all
-    /// handshakes get slow together, and time out together.
+    /// falls silent before or after it holds none. One computes on one core: only less than the machine has cores is a
+    /// limit, and leaves the rest free for requests. Too low: after a failover a fleet reconnects slowly.
     pub handshakes_max: usize,
     /// PROXY header, wait for a handshake permit, and TLS handshake together (10 s).
     pub handshake_deadline: Duration,

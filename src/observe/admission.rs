@@ -34,16 +34,19 @@ pub enum Stage {
     AddressFailures,
     /// Too many attempts with its enrollment token failed.
     TokenFailures,
+    /// Too many requests were waiting for their bodies, of all callers or of one.
+    SlowBodies,
 }
 
 impl Stage {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Concurrency,
         Self::Deadline,
         Self::DeviceRate,
         Self::FleetRate,
         Self::AddressFailures,
         Self::TokenFailures,
+        Self::SlowBodies,
     ];
 
     fn as_str(self) -> &'static str {
@@ -54,6 +57,7 @@ impl Stage {
             Self::FleetRate => "fleet_rate",
             Self::AddressFailures => "address_failures",
             Self::TokenFailures => "token_failures",
+            Self::SlowBodies => "slow_bodies",
         }
     }
 }

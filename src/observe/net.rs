@@ -77,6 +77,8 @@ label!(
         Age = "age",
         /// It served as many requests as it may.
         Requests = "requests",
+        /// Its certificate is no good any more, and there are too many of those.
+        Outcast = "outcast",
         /// It did not end in time after it was asked to.
         Linger = "linger",
         /// This replica is cut off from the database: another may be well.

@@ -21,7 +21,10 @@ use crate::domain::ids::{DeviceId, Fingerprint};
 
 /// Live certificates of one device: the one in use, its renewal, and one whose answer got lost.
 pub const LIVE_MAX: i64 = 3;
-/// The reason that only the limit above gives.
+/// Certificates of one device within a day. What they supersede stays in the revocation list until its end: more, and one
+/// device that never stops would fill the list for all. Fewer, and one that keeps losing answers is locked out.
+const ISSUED_A_DAY_MAX: i64 = 20;
+/// The reason that only [`LIVE_MAX`] gives.
 pub const SUPERSEDED: &str = "superseded";
 /// The class of the advisory locks on keys, apart from every other of ours.
 const KEY_LOCKS: i32 = 4713;
@@ -125,6 +128,17 @@ pub(super) async fn key_is_free(
         SUPERSEDED
     );
     Ok(!taken.fetch_one(c).await?)
+}
+
+/// May the device have one more today? Under the lock of its row.
+pub(super) async fn is_due(c: &mut PgConnection, device: Uuid) -> Result<bool, sqlx::Error> {
+    let due = sqlx::query_scalar!(
+        r#"select count(*) < $2 as "due!" from credentials
+           where device_id = $1 and created_at > clock_timestamp() - interval '1 day'"#,
+        device,
+        ISSUED_A_DAY_MAX
+    );
+    due.fetch_one(c).await
 }
 
 /// Records a new certificate, and supersedes the oldest beyond [`LIVE_MAX`]; the caller's own stays. False, and nothing
@@ -296,6 +310,8 @@ pub enum RenewRefusal {
     Suspended,
     #[error("the key cannot be certified")]
     KeyTaken,
+    #[error("the device had too many certificates today")]
+    TooOften,
     /// The CA that signed it is retired.
     #[error("the certificate's CA is trusted no more")]
     Untrusted,
@@ -374,6 +390,9 @@ pub async fn renew(
             let renewable = judge(c, parent, now).await?;
             if !key_is_free(c, &new.spki_sha256, Some(device.id)).await? {
                 return refuse(RenewRefusal::KeyTaken);
+            }
+            if !is_due(c, device.id).await? {
+                return refuse(RenewRefusal::TooOften);
             }
             if !insert(c, renewable.device, &new, Origin::Credential(parent)).await? {
                 return refuse(RenewRefusal::CaRetired);

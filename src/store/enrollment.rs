@@ -33,6 +33,8 @@ pub enum EnrollRefusal {
     KeyTaken,
     #[error("the device is not active")]
     Suspended,
+    #[error("the device had too many certificates today")]
+    TooOften,
     #[error("no certificate: {0}")]
     Issuing(String),
     /// Before this replica had heard of it.
@@ -243,6 +245,9 @@ async fn again(c: &mut PgConnection, enrollment: &Enrollment) -> Result<Enrolled
     }
     if DeviceState::from_column(&device.state) != DeviceState::Active {
         return refuse(EnrollRefusal::Suspended);
+    }
+    if !credentials::is_due(c, device.id).await? {
+        return refuse(EnrollRefusal::TooOften);
     }
     Ok(Enrolled::Again(DeviceId(device.id)))
 }

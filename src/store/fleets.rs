@@ -117,6 +117,7 @@ pub struct NewFleet {
     pub name: String,
     pub heartbeat_interval_ms: Option<i64>,
     pub certificate_ttl_s: Option<i64>,
+    pub renew_expired_within_s: Option<i64>,
     /// Who asks, for the event.
     pub by: String,
 }
@@ -130,12 +131,14 @@ pub async fn create(log: &ChangeLog, new: NewFleet, once: Option<Once>) -> Resul
                 return made.parse().map(Made::Before).or_else(|_| refuse(ChangeError::NotFound));
             }
             let inserted = sqlx::query!(
-                "insert into fleets (id, name, heartbeat_interval_ms, certificate_ttl_s)
-                 values ($1, $2, coalesce($3::bigint, 30000), coalesce($4::bigint, 7776000)) on conflict (name) do nothing",
+                "insert into fleets (id, name, heartbeat_interval_ms, certificate_ttl_s, renew_expired_within_s)
+                 values ($1, $2, coalesce($3::bigint, 30000), coalesce($4::bigint, 7776000),
+                         coalesce($5::bigint, 2592000)) on conflict (name) do nothing",
                 new.id.0,
                 new.name,
                 new.heartbeat_interval_ms,
-                new.certificate_ttl_s
+                new.certificate_ttl_s,
+                new.renew_expired_within_s
             );
             if inserted.execute(&mut *c).await?.rows_affected() == 0 {
                 return refuse(ChangeError::Conflict("a fleet of this name exists"));

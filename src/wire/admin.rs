@@ -33,6 +33,10 @@ pub struct NewFleet {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::whole::option::deserialize")]
     #[schema(minimum = 60, maximum = 315_360_000)]
     pub certificate_ttl_s: Option<i64>,
+    /// For how long after its end a certificate may still be renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::whole::option::deserialize")]
+    #[schema(minimum = 0, maximum = 315_360_000)]
+    pub renew_expired_within_s: Option<i64>,
 }
 
 /// A device as operators see it.

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::app::{Caller, TestApp, eventually, reading};
 use crate::support::TestCluster;
-use crate::wire::Answer;
+use crate::wire::{Answer, Ask};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Between the answer that tells a pause and the look at the clock.
@@ -52,6 +52,23 @@ async fn a_device_that_sends_too_often_waits_and_its_neighbours_do_not() {
     tokio::time::sleep(Duration::from_millis(ms)).await;
     let ask = beat(&mad);
     mad.call(&ask).await.ok(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_shows_tokens_that_are_no_good_spends_its_rate_all_the_same() {
+    let app = TestApp::with("[admission]\ndevice_requests_per_s = 1\ndevice_burst = 6\n").await;
+    let mut thief = app.enroll("thief").await;
+    // Of the right key, and for each a signature has to be verified.
+    let forged = |n: usize| format!("{}{n:04}", &thief.token[..thief.token.len() - 4]);
+    let mut asks: Vec<_> = (0..40).map(|n| Ask::post("/v1/heartbeat").bearer(&forged(n))).collect();
+    asks.push(Ask::post("/v1/heartbeat"));
+    let answer = loop {
+        let answer = thief.call(&asks.pop().expect("nothing ever refuses it")).await;
+        if answer.status != 401 {
+            break answer;
+        }
+    };
+    assert_eq!(refused(&answer, 429).0, "device_requests_per_s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

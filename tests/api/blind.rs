@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use everbeat::lifecycle::readiness::Check;
+use uuid::Uuid;
 
-use crate::app::{TestApp, eventually, reading};
+use crate::app::{TestApp, eventually, issue, now, other_ca, reading};
 use crate::support::TestCluster;
 use crate::wire::Ask;
 
@@ -22,6 +23,13 @@ async fn a_blind_replica_takes_heartbeats_of_those_it_knows_and_nothing_else() {
         device.wire = app.connect_to(replica.running.device_addr, Some(&device.identity)).await;
     }
     known.call(&known.post("/v1/heartbeat")).await.ok(200);
+    // Of a CA that there is not; a blind replica might not have heard of it yet.
+    let stranger = issue(&other_ca(), Uuid::now_v7(), now(), Duration::from_hours(1));
+    let stranger = async || {
+        let mut wire = app.connect_to(replica.running.device_addr, Some(&stranger)).await;
+        wire.call(&Ask::post("/v1/token")).await
+    };
+    stranger().await.refused(401, "certificate-untrusted");
     let change = async |what: &str| TestCluster::shared().owner_batch(&app.database.database, what).await;
     change("revoke select on changes from everbeat_lease").await;
     eventually(BLIND, async || {
@@ -44,6 +52,7 @@ async fn a_blind_replica_takes_heartbeats_of_those_it_knows_and_nothing_else() {
         answer.refused(503, "unavailable");
         assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() > 0);
     }
+    stranger().await.refused(503, "unavailable");
     let mut admin = app.connect_admin_of(&replica).await;
     for path in ["/v1/whoami", "/v1/devices", "/v1/leases"] {
         admin.call(&Ask::get(path).bearer(&app.admin)).await.refused(503, "unavailable");

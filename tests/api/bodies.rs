@@ -144,6 +144,8 @@ async fn requests_of_other_shapes_are_refused_with_the_place() {
         ("/v1/goodbye", r#"{"reason":7}"#, 400, "invalid", "/reason"),
         ("/v1/renew", r#"{"csr":7}"#, 400, "invalid", "/csr"),
         ("/v1/renew", r"{}", 400, "invalid", ""),
+        ("/v1/renew", r#"{"csr":"#, 400, "malformed", ""),
+        ("/v1/enroll", r#"{"token":"x"} x"#, 400, "malformed", ""),
     ];
     for (path, body, status, slug, pointer) in cases {
         let ask = device.post(path).text(body);
@@ -328,6 +330,7 @@ async fn secrets_in_broken_bodies_do_not_come_back() {
     }
     let raw = Ask::post("/v1/enroll").text(&format!("{{\"token\":\"{token}\""));
     let answer = app.connect(None).await.call(&raw).await;
-    assert!(answer.status == 400 && !answer.text().contains(secret), "{}", answer.text());
+    answer.refused(400, "malformed");
+    assert!(!answer.text().contains(secret), "{}", answer.text());
     app.still_serves("broken enrollments").await;
 }

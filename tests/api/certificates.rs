@@ -8,6 +8,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::app::{Identity, TestApp, csr_of, eventually, hex, issue, now, other_ca, reading};
+use crate::support::TestCluster;
 use crate::wire::{Answer, Ask};
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -165,6 +166,30 @@ async fn a_fourth_certificate_ends_the_oldest_which_is_told_so() {
     let live = "select count(*) from credentials where revoked_at is null";
     assert_eq!(app.count(live).await, 3);
     app.still_serves("renewals").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_never_stops_asking_has_twenty_certificates_a_day() {
+    let app = TestApp::new().await;
+    let key = KeyPair::generate().unwrap();
+    let enroll = Ask::post("/v1/enroll").json(&json!({"token": app.token, "name": "pump-1", "csr": csr_of(&key)}));
+    let answer = app.connect(None).await.call(&enroll).await.ok(201);
+    let mut device = app.caller(Identity::of(&answer, key)).await;
+    let renew = Ask::post("/v1/renew").json(&json!({"csr": csr_of(&device.identity.key)}));
+    for _ in 0..18 {
+        device.call(&renew).await.ok(200);
+    }
+    app.connect(None).await.call(&enroll).await.ok(201);
+    for answer in [device.call(&renew).await, app.connect(None).await.call(&enroll).await] {
+        assert_eq!(answer.header("retry-after").map(|text| text.parse::<u64>().unwrap() >= 3_600), Some(true));
+        assert_eq!(answer.refused(429, "rate-limited")["limit"], "certificates_per_device");
+    }
+    assert_eq!(app.count("select count(*) from credentials").await, 20);
+    device.me().await.ok(200);
+    TestCluster::shared()
+        .owner_batch(&app.database.database, "update credentials set created_at = created_at - interval '1 day'")
+        .await;
+    device.call(&renew).await.ok(200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -503,6 +503,9 @@ async fn the_issuing_ca_is_replaced_while_devices_talk() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_has_not_heard_of_its_cas_end_certifies_nothing() {
     let app = TestApp::new().await;
+    let mut device = app.enroll("tank").await;
+    let renewal = json!({"csr": csr_of(&KeyPair::generate().unwrap())});
+    let renew = Ask::post("/v1/renew").json(&renewal);
     let ask = json!({"token": app.token, "name": "pump", "csr": csr_of(&KeyPair::generate().unwrap())});
     let enroll = Ask::post("/v1/enroll").json(&ask);
     // Past the change log: nobody is told.
@@ -513,7 +516,10 @@ async fn a_replica_that_has_not_heard_of_its_cas_end_certifies_nothing() {
     let answer = app.connect(None).await.call(&enroll).await;
     assert!(answer.header("retry-after").is_some(), "{}", answer.text());
     answer.refused(503, "unavailable");
-    assert_eq!(app.count("select count(*) from devices").await, 0);
+    device.call(&renew).await.refused(503, "unavailable");
+    assert_eq!(app.count("select count(*) from devices").await, 1);
+    assert_eq!(app.count("select count(*) from credentials").await, 1);
     states("active").await;
     app.connect(None).await.call(&enroll).await.ok(201);
+    device.call(&renew).await.ok(200);
 }

@@ -112,7 +112,12 @@ impl World {
 
     /// Makes a fleet; the token that enrolls its devices.
     pub async fn fleet(&self, name: &str, interval_s: u64) -> String {
-        let fleet = NewFleet { name: name.to_owned(), heartbeat_interval_s: Some(interval_s), certificate_ttl_s: None };
+        let fleet = NewFleet {
+            name: name.to_owned(),
+            heartbeat_interval_s: Some(interval_s),
+            certificate_ttl_s: None,
+            renew_expired_within_s: None,
+        };
         let _: Fleet = self.admin.post("/v1/fleets", &fleet).await.unwrap();
         let request = NewEnrollmentToken {
             fleet: name.to_owned(),

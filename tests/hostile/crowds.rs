@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::app::TestApp;
+use crate::app::{TestApp, eventually, hex};
 use crate::honest::undisturbed;
 use crate::tls::until_closed;
 use crate::wire::{Ask, Wire};
@@ -27,6 +28,38 @@ async fn strangers_do_not_take_the_place_of_devices() {
     let served = undisturbed(&app, attack).await;
     assert!((1..=60).contains(&served), "{served} of 100 strangers were served at once");
     // The pool is free again, for those who enroll.
+    app.enroll("pump-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_certificate_has_a_strangers_place_from_then_on() {
+    let app = TestApp::with("[devices]\nunverified_connections_max = 3\nunverified_requests_max = 3\n").await;
+    let mut thieves = Vec::new();
+    for n in 0..4 {
+        thieves.push(app.enroll(&format!("thief-{n}")).await);
+    }
+    let attack = async {
+        for thief in &thieves {
+            let path = format!("/v1/certificates/{}/revoke", hex(&thief.identity.fingerprint));
+            app.admin_post(&path, &json!({})).await.ok(200);
+        }
+        for thief in &mut thieves {
+            eventually(Duration::from_secs(10), async || thief.me().await.status == 401).await;
+        }
+        // There were three places.
+        let mut last = thieves.pop().unwrap();
+        eventually(Duration::from_secs(10), async || last.wire.has_ended().await).await;
+        for thief in &mut thieves {
+            let mut more = 0;
+            while let Some(answer) = thief.wire.try_call(&Ask::get("/v1/me").bearer(&thief.token)).await {
+                answer.refused(401, "certificate-revoked");
+                more += 1;
+            }
+            assert!((3..=4).contains(&more), "{more}");
+        }
+    };
+    undisturbed(&app, attack).await;
+    // The places are free again.
     app.enroll("pump-1").await;
 }
 

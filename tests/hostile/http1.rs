@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::app::{Caller, TestApp};
+use crate::app::{Caller, Identity, TestApp};
 use crate::honest::undisturbed;
 use crate::wire::{Answer, Ask, Wire};
 
@@ -211,7 +211,7 @@ async fn slow_headers_and_slow_bodies_end_at_their_deadlines() {
     let settings = "[devices]\nfirst_request_deadline_ms = 3000\nunverified_connections_max = 200\n\
                     [http]\nbody_deadline_ms = 2000\n";
     let app = TestApp::with(settings).await;
-    let device = app.enroll("pump-1").await;
+    let devices = [app.enroll("pump-1").await, app.enroll("pump-2").await];
     let drip = async |wire: &mut Wire, first: Vec<u8>, then: &[u8]| {
         wire.send(&first).await;
         // A byte now and then, until nobody listens: the deadline is for all of it, and not for the next byte.
@@ -226,17 +226,55 @@ async fn slow_headers_and_slow_bodies_end_at_their_deadlines() {
         let mut wire = app.connect(None).await;
         drip(&mut wire, b"GET /v1/ca HTTP/1.1\r\nHost: x\r\nX: ".to_vec(), b"y").await
     };
-    let bodies = async || {
+    let bodies = async |device: &Caller| {
         let mut wire = app.connect(Some(&device.identity)).await;
         let head = device.post("/v1/readings").header("Content-Type", "application/json");
         drip(&mut wire, head.header("Content-Length", "65000").head_only(), b" ").await
     };
-    let attack = async { tokio::join!(join_all((0..60).map(|_| headers())), join_all((0..60).map(|_| bodies()))) };
+    let senders = devices.iter().flat_map(|device| [device; 30]);
+    let attack = async { tokio::join!(join_all((0..60).map(|_| headers())), join_all(senders.map(&bodies))) };
     let (headers, bodies) = undisturbed(&app, attack).await;
     assert!(headers.iter().all(Option::is_none), "closed, without a word");
     for answer in bodies {
         answer.unwrap().refused(408, "body-timeout");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_do_not_come_take_nobody_elses_place() {
+    // Ten requests fill the service. Those of the slow ones wait for a minute.
+    let settings = "[devices]\nunverified_connections_max = 200\nunverified_age_max_ms = 60000\n\
+                    [http]\nbody_deadline_ms = 60000\n[admission]\nlimit_min = 10\nlimit_max = 20\nlimit_initial = 10\n";
+    let app = TestApp::with(settings).await;
+    let device = app.enroll("mad").await;
+    let begins = async |identity: Option<&Identity>, ask: Ask| {
+        let mut wire = app.connect(identity).await;
+        let head = ask.header("Content-Type", "application/json").header("Content-Length", "2").head_only();
+        wire.send(&head).await;
+        // Until it waits, or was refused.
+        let is_refused = wire.answers_within(Duration::from_millis(60)).await;
+        (wire, is_refused)
+    };
+    let attack = async {
+        for identity in [Some(&device.identity), None] {
+            let ask = || identity.map_or_else(|| Ask::post("/v1/enroll"), |_| device.post("/v1/readings"));
+            let mut held = Vec::new();
+            for n in 0..32 {
+                let (wire, is_refused) = begins(identity, ask()).await;
+                assert!(!is_refused, "{n} wait");
+                held.push(wire);
+            }
+            let (mut one_too_many, _) = begins(identity, ask()).await;
+            let problem = one_too_many.answer().await.refused(429, "rate-limited");
+            assert_eq!(problem["limit"], "slow_bodies_per_caller");
+            // What comes in the end is read, and leaves its place to another.
+            held[0].send(b"{}").await;
+            held[0].answer().await.refused(400, "invalid");
+            let (_wire, is_refused) = begins(identity, ask()).await;
+            assert!(!is_refused);
+        }
+    };
+    undisturbed(&app, attack).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

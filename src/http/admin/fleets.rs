@@ -69,12 +69,14 @@ fn new_fleet(asked: NewFleet, api: &AdminApi, operator: &Operator) -> Result<fle
         .that(asked.name.parse::<Name>().is_ok(), "/name", &NotAName.to_string())
         .that(fits(interval_s, 1, 86_400), "/heartbeat_interval_s", "1 to 86400 seconds")
         .that(fits(asked.certificate_ttl_s, 60, 315_360_000), "/certificate_ttl_s", "60 to 315360000 seconds")
+        .that(fits(asked.renew_expired_within_s, 0, 315_360_000), "/renew_expired_within_s", "0 to 315360000 seconds")
         .done()?;
     Ok(fleets::NewFleet {
         id: FleetId(new_id(&api.clock)),
         name: asked.name,
         heartbeat_interval_ms: interval_s.map(|seconds| seconds.saturating_mul(1_000)),
         certificate_ttl_s: asked.certificate_ttl_s,
+        renew_expired_within_s: asked.renew_expired_within_s,
         by: operator.caller().subject.clone(),
     })
 }

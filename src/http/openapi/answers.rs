@@ -77,7 +77,13 @@ fn can_be(info: &RouteInfo, status: u16) -> bool {
         408 | 415 => reads_body,
         409 => info.also.contains(&409),
         412 => info.has_versions && info.method != Method::Get,
-        429 => is_limited || matches!(info.permission, Permission::EnrollmentToken | Permission::Operator(_)),
+        429 => {
+            is_limited
+                || matches!(
+                    info.permission,
+                    Permission::EnrollmentToken | Permission::CertMaybeExpired | Permission::Operator(_)
+                )
+        }
         _ => true,
     }
 }

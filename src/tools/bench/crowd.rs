@@ -64,7 +64,12 @@ impl Place {
         let context = self.context(ClientSettings::operator());
         let admin = AdminClient::new(&self.admin_urls, &self.ca_pem, self.admin_token.clone(), context);
         let admin = admin.map_err(|error| error.to_string())?;
-        let fleet = adm::NewFleet { name: FLEET.to_owned(), heartbeat_interval_s: Some(60), certificate_ttl_s: None };
+        let fleet = adm::NewFleet {
+            name: FLEET.to_owned(),
+            heartbeat_interval_s: Some(60),
+            certificate_ttl_s: None,
+            renew_expired_within_s: None,
+        };
         let uses_max = i32::try_from(count).unwrap_or(i32::MAX);
         let token = enrolling::fleet_and_token(&admin, &fleet, uses_max).await;
         token.map_err(|error| format!("the fleet {FLEET} cannot be prepared: {error}"))

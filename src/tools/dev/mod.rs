@@ -102,8 +102,12 @@ async fn work(args: &DevArgs, shutdown: &Shutdown, clock: Clock, random: Random)
     let context = Context { settings: ClientSettings::operator(), clock: clock.clone(), random: random.clone() };
     let ca_pem = place.read("pki/ca.pem")?;
     let admin = AdminClient::new(&ports.admin_urls(), &ca_pem, admin_token, context).map_err(|e| e.to_string())?;
-    let fleet =
-        NewFleet { name: FLEET.to_owned(), heartbeat_interval_s: Some(args.heartbeat_s), certificate_ttl_s: None };
+    let fleet = NewFleet {
+        name: FLEET.to_owned(),
+        heartbeat_interval_s: Some(args.heartbeat_s),
+        certificate_ttl_s: None,
+        renew_expired_within_s: None,
+    };
     let uses_max = i32::try_from(args.devices).unwrap_or(i32::MAX).saturating_add(MORE_DEVICES);
     let token = enrolling::fleet_and_token(&admin, &fleet, uses_max).await;
     let token = token.map_err(|error| format!("cannot prepare the fleet: {error}"))?;

@@ -159,6 +159,7 @@ async fn found(
         name: fleet.to_owned(),
         heartbeat_interval_s: Some(settings.heartbeat_interval_s),
         certificate_ttl_s: None,
+        renew_expired_within_s: None,
     };
     Ok(enrolling::fleet_and_token(&admin, &new, TOKEN_USES_MAX).await?)
 }
