@@ -297,10 +297,21 @@ async fn judge(
     may_be_blind: bool,
     mut admit: impl FnMut(&DeviceCaller) -> Result<(), ApiError>,
 ) -> Result<Arc<DeviceCaller>, Denied<ApiError>> {
-    let Some(Ok(bearer)) = token else {
-        let caller = identity.device(connection).await?;
-        admit(&caller).map_err(Denied::Turned)?;
-        return token.map_or(Ok(caller), |token| Err(token.err().unwrap_or(AuthError::TokenRequired).into()));
+    let bearer = match token {
+        Some(Ok(bearer)) => bearer,
+        Some(Err(none)) => {
+            match identity.device(connection).await {
+                Ok(caller) => admit(&caller).map_err(Denied::Turned)?,
+                Err(AuthError::Blind) if may_be_blind => {}
+                Err(error) => return Err(error.into()),
+            }
+            return Err(none.into());
+        }
+        None => {
+            let caller = identity.device(connection).await?;
+            admit(&caller).map_err(Denied::Turned)?;
+            return Ok(caller);
+        }
     };
     match identity.device_with_token(connection, bearer, &mut admit).await {
         // A heartbeat is a sign of life, not a change: what was known when we last saw the log will do.

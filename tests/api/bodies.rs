@@ -145,7 +145,7 @@ async fn requests_of_other_shapes_are_refused_with_the_place() {
         ("/v1/renew", r#"{"csr":7}"#, 400, "invalid", "/csr"),
         ("/v1/renew", r"{}", 400, "invalid", ""),
         ("/v1/renew", r#"{"csr":"#, 400, "malformed", ""),
-        ("/v1/enroll", r#"{"token":"x"} x"#, 400, "malformed", ""),
+        ("/v1/enroll", r#"{"token":"x","name":"y","csr":"z"} x"#, 400, "malformed", ""),
     ];
     for (path, body, status, slug, pointer) in cases {
         let ask = device.post(path).text(body);

@@ -513,6 +513,8 @@ async fn a_replica_that_has_not_heard_of_its_cas_end_certifies_nothing() {
         sql(&app, &format!("update ca_certificates set state = '{state}' where kind = 'issuing'")).await;
     };
     states("retired").await;
+    // The device's own is of another, which is still good.
+    sql(&app, "update credentials set issuer = decode(repeat('00', 32), 'hex')").await;
     let answer = app.connect(None).await.call(&enroll).await;
     assert!(answer.header("retry-after").is_some(), "{}", answer.text());
     answer.refused(503, "unavailable");
