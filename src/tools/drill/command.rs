@@ -30,6 +30,8 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 /// The exit status when every promise was kept and only figures are over their bounds, as on a machine that was busy with
 /// something else. 1: a promise was broken, or nothing was proved; 2: the command line.
 const ONLY_SLOW: u8 = 3;
+/// The same, and the machine itself stood still in each of these runs: no verdict on figures.
+const STOOD_STILL: u8 = 4;
 
 /// Injects faults into a running deployment under load, and judges what is left.
 #[derive(clap::Args, Debug)]
@@ -91,7 +93,7 @@ fn parse_devices(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Does what the arguments say. Success only when everything passed; see [`ONLY_SLOW`] for what else there is.
+/// Does what the arguments say. Success only when everything passed; see [`ONLY_SLOW`] and [`STOOD_STILL`] for what else there is.
 pub async fn run(args: DrillArgs, clock: Clock, random: Random) -> anyhow::Result<ExitCode> {
     let outcome = match args.command {
         Some(DrillCommand::Check(args)) => return judge_files::run(&args),
@@ -141,6 +143,7 @@ async fn drill(args: RunArgs, clock: Clock, random: Random) -> Result<ExitCode, 
     print(&report::table(&report));
     Ok(match (report.passed(), report.only_slow()) {
         (true, _) => ExitCode::SUCCESS,
+        (false, true) if report.stood_still() => ExitCode::from(STOOD_STILL),
         (false, true) => ExitCode::from(ONLY_SLOW),
         (false, false) => ExitCode::FAILURE,
     })

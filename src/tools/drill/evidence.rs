@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::scenario::{Bounds, Minimums};
+use super::stalls::Stalls;
 
 /// One request by one client, written when its outcome is known or given up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -285,6 +286,9 @@ pub struct Evidence {
     /// was promised until then is judged all the same.
     #[serde(default)]
     pub unfinished: Option<String>,
+    /// How long the drill's machine stood still.
+    #[serde(default)]
+    pub stalls: Stalls,
     /// The scenario's, so that a run can be judged again from this alone.
     #[serde(default)]
     pub bounds: Bounds,

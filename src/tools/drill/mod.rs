@@ -24,6 +24,7 @@ mod round;
 pub mod scenario;
 pub mod scenarios;
 mod screen;
+pub mod stalls;
 mod state;
 pub mod target;
 pub mod verdict;

@@ -13,6 +13,7 @@ use super::evidence::{Absence, BlindSpan, ClockStep, Evidence, Mark, MarkKind};
 use super::load::{Load, Population, final_database};
 use super::scenario::{Fault, Scenario};
 use super::screen::Screen;
+use super::stalls::Watch;
 use super::state::{State, Watcher};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
@@ -69,6 +70,7 @@ impl Field {
         let wall_offset_us = self.clock.unix_us() - i64::try_from(self.now_us()).unwrap_or(i64::MAX);
         let started_us = self.now_us();
         let load = Load::start(self.population.clone(), history, &self.tasks).await.map_err(|e| e.to_string())?;
+        let watch = Watch::begin(history.parent().unwrap_or(history), self.clock.clone());
         let mut notes = Notes {
             marks: Vec::new(),
             counts: BTreeMap::new(),
@@ -84,7 +86,7 @@ impl Field {
         // What comes after an unfinished run may fail for the same reason: both are told.
         let also = |error: String| unfinished.iter().cloned().chain([error]).collect::<Vec<_>>().join("; then: ");
         let (attempts, silenced) = finished.map_err(also)?;
-        let ended_us = self.now_us();
+        let (ended_us, stalls) = (self.now_us(), watch.end().await);
         self.screen.phase(&scenario.name, "collecting");
         let devices = self.population.device_ids();
         let since_unix_us = i64::try_from(started_us).unwrap_or(i64::MAX).saturating_add(wall_offset_us);
@@ -112,6 +114,7 @@ impl Field {
             clock_steps: notes.clock_steps,
             degraded_allowed: false,
             unfinished,
+            stalls,
         })
     }
 

@@ -72,6 +72,11 @@ impl RunReport {
         ran && !self.passed() && self.failed().all(|(_, run)| run.kept_promises())
     }
 
+    /// [`Self::only_slow`], and in each of these runs the machine stood still: it could not have been quick.
+    pub fn stood_still(&self) -> bool {
+        self.only_slow() && self.failed().all(|(_, run)| run.stalls.are_much())
+    }
+
     /// Runs that failed, with their scenario.
     pub fn failed(&self) -> impl Iterator<Item = (&ScenarioReport, &Run)> {
         self.scenarios.iter().flat_map(|scenario| scenario.failed().map(move |run| (scenario, run)))

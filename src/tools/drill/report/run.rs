@@ -7,6 +7,7 @@ use super::series::Series;
 use crate::tools::drill::check;
 use crate::tools::drill::evidence::{Evidence, MarkKind};
 use crate::tools::drill::figures::{FigureVerdict, Figures};
+use crate::tools::drill::stalls::Stalls;
 use crate::tools::drill::verdict::Verdict;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub struct Run {
     pub faults: Vec<(u64, u64)>,
     pub lanes: Vec<Lane>,
     pub series: Series,
+    /// How long the machine stood still.
+    #[serde(default)]
+    pub stalls: Stalls,
 }
 
 /// A mark, since the run's beginning.
@@ -55,6 +59,7 @@ impl Run {
             marks,
             lanes: lanes::lanes(evidence),
             series: Series::of(evidence),
+            stalls: evidence.stalls,
         }
     }
 
@@ -71,6 +76,7 @@ impl Run {
             faults: Vec::new(),
             lanes: Vec::new(),
             series: Series::default(),
+            stalls: Stalls::default(),
         }
     }
 

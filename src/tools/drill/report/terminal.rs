@@ -4,6 +4,7 @@ use comfy_table::{Table, presets};
 
 use super::{Run, RunReport, ScenarioReport, words};
 use crate::tools::drill::figures::Figure;
+use crate::tools::drill::stalls::Stalls;
 use crate::tools::drill::verdict::Verdict;
 
 /// Breaches of one invariant that are told in a terminal; the page tells more.
@@ -53,6 +54,12 @@ pub fn told(run: &Run) -> String {
             lines.extend(kinds.map(|(kind, count)| format!("            {count} of them: {kind}")));
         }
     }
+    let Stalls { timer_us, sync_us, stolen_permille } = run.stalls;
+    let waits = [timer_us, sync_us].map(|us| words::value(Figure::WriteGap, us));
+    let [late, sync] = &waits;
+    lines.push(format!(
+        "            the machine: woke up {late} late, synced 4 KiB in {sync}, {stolen_permille} ‰ of its cores stolen"
+    ));
     lines.iter().map(|line| clean(line) + "\n").collect()
 }
 

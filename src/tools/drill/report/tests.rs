@@ -6,6 +6,7 @@ use crate::tools::drill::check::tests::plants::{ALL, DEVICES};
 use crate::tools::drill::evidence::{Mark, MarkKind};
 use crate::tools::drill::figures::FigureVerdict;
 use crate::tools::drill::scenario::Bounds;
+use crate::tools::drill::stalls::Stalls;
 
 /// What an attacker would call a device.
 const EVIL: &str = "<script>alert(\"x\")</script>";
@@ -103,7 +104,10 @@ fn slowness_alone_is_told_from_a_broken_promise() {
     assert!(of(vec![good.clone()]).passed() && !of(vec![good.clone()]).only_slow());
     assert!(!of(vec![slow.clone()]).passed() && of(vec![slow.clone(), good]).only_slow());
     assert!(!bad.kept_promises() && !of(vec![slow.clone(), bad]).only_slow());
-    assert!(!of(vec![slow, Run::aborted(1, "the engine went away")]).only_slow());
+    assert!(!of(vec![slow.clone(), Run::aborted(1, "the engine went away")]).only_slow());
+    let still = |run: &Run| Run { stalls: Stalls { sync_us: 2_000_000, ..Stalls::default() }, ..run.clone() };
+    assert!(of(vec![still(&slow)]).stood_still() && !of(vec![still(&slow), slow.clone()]).stood_still());
+    assert!(!of(vec![still(&slow), still(&broken_run())]).stood_still(), "promises do not depend on machines");
     assert!(!of(Vec::new()).only_slow() && !of(Vec::new()).passed(), "nothing proves nothing");
 }
 

@@ -12,6 +12,7 @@ use crate::tools::drill::evidence::{
     PresenceEvent, Silenced, StoredReading,
 };
 use crate::tools::drill::scenario::{Bounds, Minimums};
+use crate::tools::drill::stalls::Stalls;
 
 pub const SECOND: u64 = 1_000_000;
 /// The run's beginning on CLOCK_BOOTTIME.
@@ -90,6 +91,7 @@ pub fn valid(seed: u64, devices: u128) -> Evidence {
         clock_steps: Vec::new(),
         degraded_allowed: false,
         unfinished: None,
+        stalls: Stalls::default(),
         bounds: Bounds::default(),
     }
 }

@@ -1,0 +1,127 @@
+//! How long the machine itself stood still during a run. Figures are times, and a machine whose disk or cores belong to
+//! somebody else for seconds says nothing of ours: over their bounds on such a machine, they are no verdict. Promises are
+//! judged all the same.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use crate::domain::time::Clock;
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// What a small commit writes at least.
+const BLOCK: [u8; 4096] = [0; 4096];
+/// Longer than all that the deployment's own load makes somebody wait for a core, or for the disk.
+const MUCH_US: u64 = 1_000_000;
+/// A tenth of the time.
+const MUCH_STOLEN_PERMILLE: u64 = 100;
+
+/// The longest waits of a thread that needs next to nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stalls {
+    /// Microseconds that it woke up too late.
+    pub timer_us: u64,
+    /// Microseconds until 4 KiB were on the disk.
+    pub sync_us: u64,
+    /// Of all CPU time, what the hypervisor gave to others (proc_stat(5), `steal`).
+    pub stolen_permille: u64,
+}
+
+impl Stalls {
+    /// Is a time that was measured meanwhile no measurement?
+    pub fn are_much(&self) -> bool {
+        self.timer_us.max(self.sync_us) >= MUCH_US || self.stolen_permille >= MUCH_STOLEN_PERMILLE
+    }
+}
+
+/// Watches until [`Self::end`], or until it is dropped.
+pub struct Watch {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<Stalls>>,
+}
+
+impl Watch {
+    /// `dir`: on the disk that is to be watched.
+    pub fn begin(dir: &Path, clock: Clock) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let (told, file) = (over.clone(), dir.join("stalls"));
+        Self { over, thread: tokio::task::spawn_blocking(move || watch(&file, &clock, &told)) }
+    }
+
+    /// What it saw; nothing if it could not write.
+    pub async fn end(mut self) -> Stalls {
+        self.over.store(true, Ordering::Relaxed);
+        (&mut self.thread).await.ok().and_then(Result::ok).unwrap_or_default()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+fn watch(file: &PathBuf, clock: &Clock, over: &AtomicBool) -> io::Result<Stalls> {
+    let mut block = File::create(file)?;
+    std::fs::remove_file(file)?;
+    let mut seen = Stalls::default();
+    let us = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    let (stolen_before, all_before) = cpu_ticks();
+    while !over.load(Ordering::Relaxed) {
+        let began = clock.boottime();
+        std::thread::sleep(LOOK_EVERY);
+        let awake = clock.boottime();
+        block.rewind()?;
+        block.write_all(&BLOCK)?;
+        block.sync_data()?;
+        seen.timer_us = seen.timer_us.max(us(awake.since(began).saturating_sub(LOOK_EVERY)));
+        seen.sync_us = seen.sync_us.max(us(clock.boottime().since(awake)));
+    }
+    let (stolen, all) = cpu_ticks();
+    let all = all.saturating_sub(all_before).max(1);
+    seen.stolen_permille = stolen.saturating_sub(stolen_before).saturating_mul(1_000) / all;
+    Ok(seen)
+}
+
+/// Ticks that were stolen, and all.
+fn cpu_ticks() -> (u64, u64) {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|count| count.parse().ok()).collect();
+    (ticks.get(7).copied().unwrap_or(0), ticks.iter().take(8).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_or_a_tenth_is_much() {
+        let calm = Stalls { timer_us: 999_999, sync_us: 999_999, stolen_permille: 99 };
+        assert!(!calm.are_much());
+        for much in [
+            Stalls { timer_us: 1_000_000, ..calm },
+            Stalls { sync_us: 1_000_000, ..calm },
+            Stalls { stolen_permille: 100, ..calm },
+        ] {
+            assert!(much.are_much(), "{much:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_looks_and_leaves_nothing_behind() {
+        let dir = std::env::temp_dir().join(format!("everbeat-stalls-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let watch = Watch::begin(&dir, Clock::System);
+        tokio::time::sleep(LOOK_EVERY * 4).await;
+        assert!(watch.end().await.sync_us > 0);
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+        std::fs::remove_dir(&dir).unwrap();
+    }
+}
