@@ -21,8 +21,9 @@ use crate::domain::name::Name;
 use crate::domain::time::{Clock, unix_us};
 use crate::net::{ConnInfo, Peer, PeerCert, Rejection};
 use crate::observe::identity::{self as observe, Outcome, Reason};
-use crate::store::credentials::{self, NewCredential};
+use crate::store::credentials::NewCredential;
 use crate::store::enrollment::{self, Enrolled, Enrollment, Sign, TokenRecord};
+use crate::store::renewals;
 use crate::wire::device::{DeviceRef, EnrollAnswer, EnrollRequest};
 
 const TAGS_MAX: usize = 64;
@@ -121,14 +122,14 @@ impl Identity {
     async fn try_renew(&self, conn: &ConnInfo, csr: Csr<'_>) -> Result<EnrollAnswer, IdentityError> {
         let (certificate, now) = (self.renewing(conn)?, self.0.clock.wall());
         let parent = certificate.fingerprint;
-        let renewable = credentials::renewable(self.0.log.control(), parent, now).await?;
+        let renewable = renewals::renewable(self.0.log.control(), parent, now).await?;
         if renewable.device != certificate.device {
             return Err(AuthError::CertificateUnknown.into());
         }
         let csr = csr.check(&ExpectedNames { name: &renewable.name, id: Some(renewable.device) })?;
         let sign = self.signer(csr, renewable.certificate_ttl_s)?;
         let (credential, issued) = sign(renewable.device).map_err(IdentityError::Internal)?;
-        credentials::renew(&self.0.log, parent, credential, now).await?;
+        renewals::renew(&self.0.log, parent, credential, now).await?;
         let device = DeviceRef { id: renewable.device, name: renewable.name, fleet: renewable.fleet_name };
         Ok(self.answer(device, issued))
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::observe::identity::Reason;
-use crate::store::credentials::RenewRefusal;
 use crate::store::enrollment::EnrollRefusal;
+use crate::store::renewals::RenewRefusal;
 use crate::store::{Fault, StoreError};
 
 /// Why a caller is not let in.

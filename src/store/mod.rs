@@ -36,6 +36,7 @@ pub mod partitions;
 pub mod presence;
 pub mod primary;
 pub mod readings;
+pub mod renewals;
 pub mod replica_views;
 pub mod retention;
 pub mod revocations;
