@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -36,7 +36,12 @@ pub struct Stalls {
 impl Stalls {
     /// Is a time that was measured meanwhile no measurement?
     pub fn are_much(&self) -> bool {
-        self.timer_us.max(self.sync_us) >= MUCH_US || self.stolen_permille >= MUCH_STOLEN_PERMILLE
+        self.longest_us() >= MUCH_US || self.stolen_permille >= MUCH_STOLEN_PERMILLE
+    }
+
+    /// A time that was measured meanwhile may be longer by so much, in microseconds.
+    pub fn longest_us(&self) -> u64 {
+        self.timer_us.max(self.sync_us)
     }
 }
 
@@ -67,7 +72,7 @@ impl Drop for Watch {
     }
 }
 
-fn watch(file: &PathBuf, clock: &Clock, over: &AtomicBool) -> io::Result<Stalls> {
+fn watch(file: &Path, clock: &Clock, over: &AtomicBool) -> io::Result<Stalls> {
     let mut block = File::create(file)?;
     std::fs::remove_file(file)?;
     let mut seen = Stalls::default();

@@ -6,7 +6,7 @@ use super::lanes::{self, Lane};
 use super::series::Series;
 use crate::tools::drill::check;
 use crate::tools::drill::evidence::{Evidence, MarkKind};
-use crate::tools::drill::figures::{FigureVerdict, Figures};
+use crate::tools::drill::figures::{Figure, FigureVerdict, Figures};
 use crate::tools::drill::stalls::Stalls;
 use crate::tools::drill::verdict::Verdict;
 
@@ -82,6 +82,16 @@ impl Run {
 
     pub fn passed(&self) -> bool {
         self.kept_promises() && self.figure_verdicts.iter().all(|line| line.held)
+    }
+
+    /// Did the machine stand still, and is no time further over its bound than that? A count may be over it by any.
+    pub fn is_excused(&self) -> bool {
+        let explained = |line: &FigureVerdict| match (line.figure, line.value, line.bound) {
+            (Figure::FailedAfterOneRetry, ..) => true,
+            (_, Some(value), Some(bound)) => value.saturating_sub(bound) <= self.stalls.longest_us(),
+            _ => false,
+        };
+        self.stalls.are_much() && self.figure_verdicts.iter().filter(|line| !line.held).all(explained)
     }
 
     /// Every invariant held, whatever the figures are.

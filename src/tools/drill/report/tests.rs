@@ -98,7 +98,9 @@ fn a_failure_tells_its_seed_and_its_command() {
 #[test]
 fn slowness_alone_is_told_from_a_broken_promise() {
     let (good, bad) = (Run::of(&valid(1, 2)), broken_run());
-    let late = FigureVerdict { figure: Figure::WriteGap, value: Some(9), bound: Some(5), held: false };
+    let good_again = good.clone();
+    let over_by = |value| FigureVerdict { figure: Figure::WriteGap, value, bound: Some(5), held: false };
+    let late = over_by(Some(9));
     let slow = Run { figure_verdicts: vec![late], ..good.clone() };
     let of = |runs: Vec<Run>| RunReport { scenarios: vec![scenario("x", runs)], ..report() };
     assert!(of(vec![good.clone()]).passed() && !of(vec![good.clone()]).only_slow());
@@ -107,6 +109,10 @@ fn slowness_alone_is_told_from_a_broken_promise() {
     assert!(!of(vec![slow.clone(), Run::aborted(1, "the engine went away")]).only_slow());
     let still = |run: &Run| Run { stalls: Stalls { sync_us: 2_000_000, ..Stalls::default() }, ..run.clone() };
     assert!(of(vec![still(&slow)]).stood_still() && !of(vec![still(&slow), slow.clone()]).stood_still());
+    for value in [Some(2_000_006), None] {
+        let slower = Run { figure_verdicts: vec![over_by(value)], ..good_again.clone() };
+        assert!(!of(vec![still(&slower)]).stood_still(), "the stall does not explain {value:?}");
+    }
     assert!(!of(vec![still(&slow), still(&broken_run())]).stood_still(), "promises do not depend on machines");
     assert!(!of(Vec::new()).only_slow() && !of(Vec::new()).passed(), "nothing proves nothing");
 }
