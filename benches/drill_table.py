@@ -22,7 +22,7 @@ def taken(report, known):
             if tuple(line.values()) in known:
                 continue
             verdicts = {one["invariant"]: one for one in run["verdicts"]}
-            line["synchronous_standbys"] = SYNCHRONOUS_NOW
+            line["synchronous_standbys"] = run["synchronous_standbys"]
             line["broken"] = [name for name, one in verdicts.items() if not one["held"]]
             line["over"] = [one["figure"] for one in run["figure_verdicts"] if not one["held"]]
             line["aborted"] = run["aborted"]

@@ -26,10 +26,14 @@ use crate::net::ConnInfo;
 use crate::observe::http::RouteMetrics;
 use crate::observe::net::Port;
 use crate::observe::{self};
+use crate::store::Durability;
+use crate::store::durability::watched;
 use crate::wire::problem::Slug;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_MAX: usize = 64;
+/// `degraded`: what this answers for is on the primary alone (`durability.policy` is `accept`).
+pub(super) const X_DURABILITY: HeaderName = HeaderName::from_static("x-everbeat-durability");
 
 /// One route and what its listener shares.
 pub struct Row {
@@ -135,7 +139,7 @@ async fn framed<F: Future<Output = Response>>(
     let span = tracing::info_span!("request", request_id = %id, listener = series.port.as_str(), method = series.method, route = series.route);
     async move {
         let in_flight = metrics.begin();
-        let caught = AssertUnwindSafe(served(request)).catch_unwind().await;
+        let (caught, durability) = watched(AssertUnwindSafe(served(request)).catch_unwind()).await;
         let response = caught.unwrap_or_else(|panic| panicked(series.port, panic.as_ref()));
         let refused = response.status().is_client_error() || response.status().is_server_error();
         let closes = refused && !unread.take_in().await;
@@ -143,6 +147,9 @@ async fn framed<F: Future<Output = Response>>(
         let with = Rendering { request_id: &id, random: &shared.random, dialect };
         let mut response = error::render(response, &with);
         sign(&mut response, closes, &id, origin.as_ref());
+        if durability == Durability::Degraded && response.status().is_success() {
+            response.headers_mut().insert(X_DURABILITY, HeaderValue::from_static("degraded"));
+        }
         let status = response.status().as_u16();
         let ms = in_flight.answered(status).as_secs_f64() * 1_000.0;
         // Devices are many and mostly well: their successes are metrics, and lines only for those who look closer. What

@@ -41,7 +41,8 @@ use crate::domain::random::Random;
 use crate::lifecycle::tasks::Tasks;
 use crate::observe;
 use crate::observe::ingest::Outcome;
-use crate::store::{FleetStore, StoreError};
+use crate::store::durability::tell;
+use crate::store::{self, FleetStore, StoreError};
 use crate::wire::device::{Durability, ReadingsAnswer, RejectedItem};
 
 /// Rejected items that an answer lists.
@@ -118,7 +119,12 @@ impl Ingest {
         }
         let count = items.len();
         match self.commit(items, Instant::now() + deadline).await {
-            Ok(tally) => Ok(answer(tally, rejected)),
+            Ok(tally) => {
+                let answer = answer(tally, rejected);
+                // It was committed in the committer's task, and is answered for in this one.
+                tell(if answer.durability.is_some() { store::Durability::Degraded } else { store::Durability::Full });
+                Ok(answer)
+            }
             Err(error) => {
                 observe::ingest::readings(Outcome::Failed, count as u64);
                 Err(error)

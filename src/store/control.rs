@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 
-use super::durability::{self, Asks, Position, Witness};
+use super::durability::{self, Asks, Durability, Position, Witness};
 use super::error::{Fault, Stage, StoreError};
 use super::gate::Gate;
 use super::primary::{Primary, PrimaryWatch};
@@ -173,16 +173,21 @@ impl ControlStore {
         let attempt = async move {
             if write {
                 let outcome = transaction(name, &mut connection, work.as_ref()).await?;
-                if outcome.is_ok() && witness.asks() {
-                    let first = connection.position().await;
-                    witness.verdict(name, durability::covered(&mut *connection, first).await)?;
+                if outcome.is_err() || !witness.asks() {
+                    return Ok((outcome, Durability::Full));
                 }
-                Ok(outcome)
+                let first = connection.position().await;
+                let durability = witness.verdict(name, durability::covered(&mut *connection, first).await)?;
+                Ok((outcome, durability))
             } else {
-                judge(name, work(&mut connection).await)
+                Ok((judge(name, work(&mut connection).await)?, Durability::Full))
             }
         };
-        measured(name, control.gate.run(name, left(begun, self.deadline), late, attempt)).await
+        let done = measured(name, control.gate.run(name, left(begun, self.deadline), late, attempt)).await;
+        done.map(|(outcome, durability)| {
+            durability::tell(durability);
+            outcome
+        })
     }
 }
 

@@ -13,6 +13,7 @@ crate::statements! {
     LEASES = "drill_leases";
     TERMINATE_LEASE = "drill_terminate_lease";
     TERMINATE_APPLICATION = "drill_terminate_application";
+    TERMINATE_SYNC_WAITS = "drill_terminate_sync_waits";
 }
 
 /// A node that answers.
@@ -81,6 +82,11 @@ pub async fn terminate_lease(session: &Session, role: &str, limit: Duration) -> 
 /// Ends the sessions of this name.
 pub async fn terminate_application(session: &Session, name: &str, limit: Duration) -> Result<i64, StoreError> {
     session.query(&TERMINATE_APPLICATION, &[&name], limit).await.map(|rows| ended(&rows))
+}
+
+/// Ends the sessions of the service whose COMMIT waits for a standby.
+pub async fn terminate_sync_waits(session: &Session, limit: Duration) -> Result<i64, StoreError> {
+    session.query(&TERMINATE_SYNC_WAITS, &[], limit).await.map(|rows| ended(&rows))
 }
 
 /// Runs a command of a superuser (`select pg_promote()`, `alter system …`).

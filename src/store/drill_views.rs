@@ -74,12 +74,14 @@ pub struct OutageRow {
 }
 
 /// What the service holds of the database server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backends {
     pub backends: i64,
     pub locks: i64,
     /// Backends in a transaction that nobody waits for any more.
     pub abandoned: i64,
+    /// The part of the notification queue that some listener has not read: 0 to 1.
+    pub notification_queue: f64,
 }
 
 /// A session with the primary.
@@ -195,7 +197,12 @@ impl DrillView {
         let age_ms = i64::try_from(TRANSACTION_MAX.as_millis()).unwrap_or(i64::MAX);
         let rows = self.page(&BACKENDS, &[&age_ms]).await?;
         let row = rows.first().ok_or_else(|| nothing(&BACKENDS))?;
-        Ok(Backends { backends: row.get("backends"), locks: row.get("locks"), abandoned: row.get("abandoned") })
+        Ok(Backends {
+            backends: row.get("backends"),
+            locks: row.get("locks"),
+            abandoned: row.get("abandoned"),
+            notification_queue: row.get("notification_queue"),
+        })
     }
 
     /// Waits until no backend is abandoned, at most `limit`; what there was in the end.

@@ -9,6 +9,7 @@
 
 pub(super) mod fleet;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -46,6 +47,30 @@ pub enum Durability {
     Full,
     /// On this server alone, as far as is known.
     Degraded,
+}
+
+tokio::task_local! {
+    /// Was one of the commits of this piece of work degraded?
+    static SEEN: Cell<bool>;
+}
+
+/// Does some work, and says where everything is that was committed for it. Whoever answers for a commit need not hand its
+/// durability through all layers.
+pub async fn watched<F: Future>(work: F) -> (F::Output, Durability) {
+    let both = async {
+        let output = work.await;
+        let degraded = SEEN.with(Cell::get);
+        (output, if degraded { Durability::Degraded } else { Durability::Full })
+    };
+    SEEN.scope(Cell::new(false), both).await
+}
+
+/// To be called in the task of the work, with what a commit for it came to.
+pub fn tell(durability: Durability) {
+    if durability == Durability::Degraded {
+        // Nobody watches a job.
+        let _ = SEEN.try_with(|seen| seen.set(true));
+    }
 }
 
 /// The answer of `commit_position`.
@@ -165,6 +190,18 @@ mod tests {
         assert_eq!(proof.judge(&later).await, Some(true), "later commits do not matter");
         let late = Proof { wanted: 10, until: Instant::now() };
         assert_eq!(late.judge(&at(Some(9), true)).await, Some(false));
+    }
+
+    #[tokio::test]
+    async fn one_degraded_commit_degrades_the_whole_work_and_no_other() {
+        tell(Durability::Degraded);
+        let both = watched(async {
+            tell(Durability::Degraded);
+            tell(Durability::Full);
+            7
+        });
+        assert_eq!(both.await, (7, Durability::Degraded));
+        assert_eq!(watched(async { tell(Durability::Full) }).await, ((), Durability::Full));
     }
 
     #[test]

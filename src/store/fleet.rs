@@ -12,7 +12,7 @@ use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::durability::fleet::{commit_and_ask, position};
-use super::durability::{Durability, Witness, covered};
+use super::durability::{Durability, Witness, covered, tell};
 use super::error::{Fault, Stage, StoreError, spoils_connection};
 use super::gate::Gate;
 use super::primary::{Primary, PrimaryWatch};
@@ -212,6 +212,7 @@ impl FleetStore {
             self.on_connection(name, begun + limit, lane, work)
         })
         .await
+        .inspect(|(_, durability)| tell(*durability))
     }
 
     fn witness_for(&self, lane: Lane) -> Option<Witness> {
@@ -274,6 +275,7 @@ impl FleetStore {
             self.on_connection(name, begun + limit, lane, work)
         })
         .await
+        .inspect(|(_, durability)| tell(*durability))
     }
 
     async fn retrying<T, F>(&self, begun: Instant, limit: Duration, attempt: impl Fn() -> F) -> Result<T, StoreError>

@@ -179,6 +179,9 @@ fn success_headers(info: &RouteInfo) -> Value {
     if info.has_secrets {
         names.push("Cache-Control");
     }
+    if info.method != Method::Get {
+        names.push("X-Everbeat-Durability");
+    }
     if info.is_idempotent_by_key {
         names.extend(["Location", "Idempotency-Replayed"]);
     }
@@ -213,6 +216,11 @@ pub fn headers(port: Port) -> Value {
             json!({"type": "string", "pattern": "^\"(device|fleet)\";r=[0-9]+;t=[0-9]+(, \"fleet\";r=[0-9]+;t=[0-9]+)?$"}),
         ),
                 "ETag": text("The version of the resource; strong.", true, json!({"type": "string", "pattern": "^\"[0-9]+\"$"})),
+        "X-Everbeat-Durability": text(
+            "`degraded`: what was changed is on the primary alone (`durability.policy` is `accept`). Absent: it is where the policy wants it.",
+            false,
+            json!({"type": "string", "const": "degraded"}),
+        ),
         "Cache-Control": text("Secrets are not to be stored.", true, json!({"type": "string", "const": "no-store"})),
         "Location": text("Where the new resource is.", false, string()),
         "Idempotency-Replayed": text("`true`: the answer to a repetition.", false, json!({"type": "string", "const": "true"})),

@@ -17,6 +17,10 @@ const FDS_MORE: f64 = 100.0;
 const RESIDENT_BYTES_MORE: f64 = 134_217_728.0;
 const BACKENDS_MORE: f64 = 24.0;
 const LOCKS_MORE: f64 = 24.0;
+/// `pg_notification_queue_usage()`: the part of the queue that listeners have not read yet. A listener that hangs lets it
+/// grow, and a full queue fails every NOTIFY.
+const NOTIFICATION_QUEUE: &str = "database.notification_queue";
+const NOTIFICATION_QUEUE_MORE: f64 = 0.001;
 
 /// What replicas believed since `since_us`; `absences`: of the whole drill, since a killed process logs no end.
 pub async fn beliefs(deployment: &Deployment, absences: &[Absence], since_us: u64) -> Result<Vec<BeliefSpan>, String> {
@@ -37,6 +41,8 @@ pub async fn samples(deployment: &Deployment) -> Result<Vec<Sample>, String> {
     add("database.backends", backends.backends);
     add("database.locks", backends.locks);
     add("database.abandoned", backends.abandoned);
+    let value = backends.notification_queue;
+    samples.push(Sample { place: "database".to_owned(), what: NOTIFICATION_QUEUE, value });
     Ok(samples)
 }
 
@@ -59,6 +65,7 @@ fn tolerance(what: &str) -> f64 {
         "process.resident_bytes" => RESIDENT_BYTES_MORE,
         "database.backends" => BACKENDS_MORE,
         "database.locks" => LOCKS_MORE,
+        NOTIFICATION_QUEUE => NOTIFICATION_QUEUE_MORE,
         _ => 0.0,
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -93,6 +94,16 @@ impl Away {
     }
 }
 
+/// Done through the database, to whatever kind of deployment, and undone by nobody.
+fn is_by_sql(kind: FaultKind) -> bool {
+    use FaultKind as Kind;
+    matches!(kind, Kind::TerminateLeaseSession | Kind::TerminateListener | Kind::TerminateSyncWaits)
+}
+
+/// Until there is somebody whose session can be ended.
+const TERMINATE_WITHIN: Duration = Duration::from_secs(1);
+const TERMINATE_AGAIN: Duration = Duration::from_millis(20);
+
 /// How the drill reaches a deployment.
 pub enum Deployment {
     /// Processes of our own.
@@ -145,7 +156,7 @@ impl Deployment {
     /// Some faults need what a kind does not have.
     pub fn can(&self, fault: &Fault) -> bool {
         match (fault.kind, self) {
-            (FaultKind::TerminateLeaseSession | FaultKind::TerminateListener, _) => true,
+            (kind, _) if is_by_sql(kind) => true,
             (_, Self::Local(_)) => Local::can(fault),
             (_, Self::Compose(compose)) => compose.can(fault),
         }
@@ -181,9 +192,12 @@ impl Deployment {
         let replicas = self.replicas_of(&members).await?;
         // The earliest moment at which it can be in force: just before it is done, if the deployment knows none.
         let mut began_us = clock.boottime().as_us();
+        let mut counts = BTreeMap::new();
         match fault.kind {
-            FaultKind::TerminateLeaseSession => self.terminate(state, true).await?,
-            FaultKind::TerminateListener => self.terminate(state, false).await?,
+            FaultKind::TerminateSyncWaits => {
+                counts.insert("commits_cut".to_owned(), self.terminate(fault.kind, state).await?);
+            }
+            kind if is_by_sql(kind) => drop(self.terminate(kind, state).await?),
             kind => match self.do_to(kind, &members).await {
                 Ok(in_force_us) => began_us = in_force_us.unwrap_or(began_us),
                 Err(error) => {
@@ -197,13 +211,13 @@ impl Deployment {
         let paused = fault.kind != FaultKind::Kill;
         let away = replicas.iter().filter(|_| gone);
         let away = away.map(|replica| Away { replica: *replica, from_us: began_us, paused }).collect();
-        Ok(Injected { fault: fault.clone(), members, began_us, replicas, away, counts: BTreeMap::new() })
+        Ok(Injected { fault: fault.clone(), members, began_us, replicas, away, counts })
     }
 
     /// Undoes it; the spans in which processes were away.
     pub async fn undo(&mut self, injected: &mut Injected, clock: &Clock) -> Result<Vec<Absence>, String> {
         let kind = injected.fault.kind;
-        if !matches!(kind, FaultKind::TerminateLeaseSession | FaultKind::TerminateListener) {
+        if !is_by_sql(kind) {
             injected.counts = self.undo_to(kind, &injected.members).await?;
         }
         let until_us = clock.boottime().as_us();
@@ -224,20 +238,29 @@ impl Deployment {
         }
     }
 
-    /// Ends the lease session of the leader, or everybody's listener.
-    async fn terminate(&self, state: &State, lease: bool) -> Result<(), String> {
+    /// Ends the lease session of the leader, everybody's listener, or those whose commits wait for a standby; how many
+    /// there were.
+    async fn terminate(&self, kind: FaultKind, state: &State) -> Result<u64, String> {
         let store = self.store();
         let index = usize::from(state.primary.ok_or("there is no primary now")?) - 1;
         let session = drill_nodes::open(&store, index).await.map_err(|error| error.detail)?;
-        let ended = if lease {
-            drill_nodes::terminate_lease(&session, LEADER_ROLE, state::LOOK_LIMIT).await
-        } else {
-            drill_nodes::terminate_application(&session, crate::store::follow::APPLICATION, state::LOOK_LIMIT).await
-        };
-        match ended {
-            Ok(0) => Err("there was no such session to end".to_owned()),
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.detail),
+        let until = tokio::time::Instant::now() + TERMINATE_WITHIN;
+        loop {
+            let ended = match kind {
+                FaultKind::TerminateLeaseSession => {
+                    drill_nodes::terminate_lease(&session, LEADER_ROLE, state::LOOK_LIMIT).await
+                }
+                FaultKind::TerminateSyncWaits => drill_nodes::terminate_sync_waits(&session, state::LOOK_LIMIT).await,
+                _ => {
+                    let application = crate::store::follow::APPLICATION;
+                    drill_nodes::terminate_application(&session, application, state::LOOK_LIMIT).await
+                }
+            };
+            match ended.map_err(|error| error.detail)? {
+                0 if tokio::time::Instant::now() > until => return Err("there was no such session to end".to_owned()),
+                0 => tokio::time::sleep(TERMINATE_AGAIN).await,
+                ended => return Ok(u64::try_from(ended).unwrap_or(0)),
+            }
         }
     }
 

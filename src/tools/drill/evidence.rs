@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::scenario::{Bounds, Minimums};
+use super::scenario::{Bounds, Maximums, Minimums};
 use super::stalls::Stalls;
 
 /// One request by one client, written when its outcome is known or given up.
@@ -154,6 +154,13 @@ pub struct BlindSpan {
     pub until_us: u64,
 }
 
+/// A span in which no standby ran: from when the last of them was gone to when the first was to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AloneSpan {
+    pub from_us: u64,
+    pub until_us: u64,
+}
+
 /// A span in which the database stamped its times with a clock that the drill had moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockStep {
@@ -271,6 +278,8 @@ pub struct Evidence {
     pub leaks: Vec<LeakSample>,
     pub marks: Vec<Mark>,
     pub minimums: Minimums,
+    #[serde(default)]
+    pub maximums: Maximums,
     /// Counts that only the injector knows (`commits_cut`, `leader_changes`, …), by the names in [`Minimums`].
     pub counts: BTreeMap<String, u64>,
     /// What the injector knows of blindness. Recorded outages and pauses of a replica count as well, unasked.
@@ -279,6 +288,12 @@ pub struct Evidence {
     /// Moved clocks of the database.
     #[serde(default)]
     pub clock_steps: Vec<ClockStep>,
+    /// When the primary had nobody beside it.
+    #[serde(default)]
+    pub alone: Vec<AloneSpan>,
+    /// Of so many standbys at once commits waited, or for any one of them, before the first fault.
+    #[serde(default)]
+    pub synchronous_standbys: u64,
     /// The deployment's policy is `accept`: an answer may say that the standby does not have it.
     #[serde(default)]
     pub degraded_allowed: bool,

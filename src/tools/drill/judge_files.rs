@@ -94,7 +94,17 @@ mod tests {
     #[test]
     fn evidence_of_before_a_field_was_added_is_read() {
         let mut json = serde_json::to_value(valid(1, 2)).unwrap();
-        for added in ["blind", "clock_steps", "degraded_allowed", "bounds", "unfinished", "stalls"] {
+        for added in [
+            "blind",
+            "clock_steps",
+            "alone",
+            "maximums",
+            "synchronous_standbys",
+            "degraded_allowed",
+            "bounds",
+            "unfinished",
+            "stalls",
+        ] {
             json.as_object_mut().unwrap().remove(added).unwrap();
         }
         assert_eq!(serde_json::from_value::<Evidence>(json).unwrap(), valid(1, 2));

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::check;
 use super::collect;
 use super::deployment::{Deployment, Injected};
-use super::evidence::{Absence, BlindSpan, ClockStep, Evidence, Mark, MarkKind};
+use super::evidence::{Absence, AloneSpan, BlindSpan, ClockStep, Evidence, Mark, MarkKind, Silenced};
 use super::load::{Load, Population, final_database};
 use super::scenario::{Fault, Scenario};
 use super::screen::Screen;
@@ -28,6 +29,8 @@ const RUSH: Duration = Duration::from_secs(1);
 const RUSH_LEAD: Duration = Duration::from_millis(100);
 /// How long what is not acknowledged is sent again in the end.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// So much longer a run may go on for the device that fell silent in its beginning to be judged.
+const SILENCE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What all runs of a drill share.
 pub struct Field {
@@ -45,6 +48,8 @@ pub struct Field {
 struct Active {
     injected: Injected,
     until: Instant,
+    /// When all of it had been done.
+    in_force_us: u64,
 }
 
 /// What one run notes while it goes on.
@@ -53,6 +58,9 @@ struct Notes {
     counts: BTreeMap<String, u64>,
     blind: Vec<BlindSpan>,
     clock_steps: Vec<ClockStep>,
+    alone: Vec<AloneSpan>,
+    /// No standby runs now.
+    is_alone: bool,
     seen: State,
 }
 
@@ -76,8 +84,11 @@ impl Field {
             counts: BTreeMap::new(),
             blind: Vec::new(),
             clock_steps: Vec::new(),
+            alone: Vec::new(),
+            is_alone: false,
             seen: state,
         };
+        let synchronous_standbys = notes.seen.sync_standbys.len() as u64;
         let outcome = self.under_load(scenario, &random, &load, &mut notes).await;
         self.screen.phase(&scenario.name, "ending the load");
         let finished = load.finish(PATIENCE).await.map_err(|error| error.to_string());
@@ -108,10 +119,13 @@ impl Field {
             leaks: collect::leaks(&before, after),
             marks: notes.marks,
             minimums: scenario.minimums.clone(),
+            maximums: scenario.maximums.clone(),
             bounds: scenario.bounds.clone(),
             counts: notes.counts,
             blind: notes.blind,
             clock_steps: notes.clock_steps,
+            alone: notes.alone,
+            synchronous_standbys,
             degraded_allowed: false,
             unfinished,
             stalls,
@@ -132,11 +146,9 @@ impl Field {
     ) -> Result<(), String> {
         self.screen.phase(&scenario.name, "warming up");
         acknowledged(load, 0, scenario.recovery_max).await?;
+        let silent = silence(load, 1, notes);
         self.pause(scenario.warm_up + random.scale(LEASE_INTERVAL, 0.0, 1.0), load).await?;
-        let silenced = load.silence(usize::try_from(scenario.minimums.silenced).unwrap_or(0));
-        notes
-            .marks
-            .extend(silenced.iter().map(|s| mark(s.at_us, MarkKind::Note, format!("{} falls silent", s.device))));
+        silence(load, scenario.minimums.silenced, notes);
         let mut active = Vec::new();
         let outcome = self.faults(scenario, load, &mut active, notes).await;
         let mut errors: Vec<String> = outcome.err().into_iter().collect();
@@ -158,7 +170,9 @@ impl Field {
         acknowledged(load, self.now_us(), scenario.recovery_max).await?;
         notes.marks.push(mark(self.now_us(), MarkKind::Healthy, "all is well again".to_owned()));
         self.screen.phase(&scenario.name, "cooling down");
-        self.pause(scenario.cool_down, load).await
+        let due_us = silent.iter().map(|one| one.at_us + check::silence_seen_us(one.interval_ms)).max().unwrap_or(0);
+        let left = Duration::from_micros(due_us.saturating_sub(self.now_us()));
+        self.pause(scenario.cool_down.max(left.min(SILENCE_WAIT_MAX)), load).await
     }
 
     /// Injects and undoes in the scenario's order. A fault after all others are undone waits until all is well.
@@ -193,8 +207,14 @@ impl Field {
                 self.inject(scenario, fault, active, notes).await?;
                 continue;
             }
-            self.look(load, notes).await;
-            tokio::time::sleep(LOOK_EVERY).await;
+            // A look at nodes that say nothing takes its whole limit, and what comes next does not wait for that.
+            let times = pending.peek().map(|fault| began + fault.after);
+            let next = times.into_iter().chain(active.iter().map(|fault| fault.until)).min();
+            let look = async {
+                self.look(load, notes).await;
+                tokio::time::sleep(LOOK_EVERY).await;
+            };
+            let _ = tokio::time::timeout_at(next.unwrap_or(now + LOOK_EVERY), look).await;
         }
         Ok(())
     }
@@ -212,13 +232,18 @@ impl Field {
         let injected = injected.map_err(|error| format!("{text}: {error}"))?;
         let members: Vec<String> = injected.members.iter().map(ToString::to_string).collect();
         notes.marks.push(mark(injected.began_us, MarkKind::FaultBegan, format!("{text} ({})", members.join(", "))));
-        active.push(Active { injected, until: Instant::now() + fault.hold });
+        active.push(Active { injected, until: Instant::now() + fault.hold, in_force_us: self.now_us() });
+        notes.is_alone |= fault.leaves_alone();
         Ok(())
     }
 
     async fn undo(&mut self, mut active: Active, notes: &mut Notes) -> Result<(), String> {
         let fault = active.injected.fault.clone();
         let at_us = self.now_us();
+        if fault.leaves_alone() {
+            notes.alone.push(AloneSpan { from_us: active.in_force_us, until_us: at_us });
+            notes.is_alone = false;
+        }
         let absences = self.deployment.undo(&mut active.injected, &self.clock).await;
         let text = format!("{:?} of {:?} undone", fault.kind, fault.node);
         self.absences.extend(absences.map_err(|error| format!("{text}, but: {error}"))?);
@@ -235,7 +260,14 @@ impl Field {
 
     /// Looks once, and marks what has changed; what is not well.
     async fn look(&mut self, load: &Load, notes: &mut Notes) -> Option<String> {
+        if notes.is_alone {
+            // Who has a session already is in; the others are to get in, too.
+            self.watcher.forget_sessions();
+        }
         let state = self.watcher.look(&self.deployment).await;
+        if notes.is_alone && state.primary.is_some() {
+            *notes.counts.entry("entered_alone".to_owned()).or_default() += 1;
+        }
         self.screen.live(&state, load.live());
         let at_us = self.now_us();
         // Only a name that replaces another is a change; a gap in between is not one more.
@@ -270,6 +302,14 @@ impl Field {
     fn stop_if_told(&self) -> Result<(), String> {
         if self.tasks.shutdown().is_draining() { Err("stopped".to_owned()) } else { Ok(()) }
     }
+}
+
+/// Lets so many devices fall silent, and marks it.
+fn silence(load: &Load, count: u64, notes: &mut Notes) -> Vec<Silenced> {
+    let silenced = load.silence(usize::try_from(count).unwrap_or(usize::MAX));
+    let said = |one: &Silenced| mark(one.at_us, MarkKind::Note, format!("{} falls silent", one.device));
+    notes.marks.extend(silenced.iter().map(said));
+    silenced
 }
 
 async fn acknowledged(load: &Load, since_us: u64, limit: Duration) -> Result<(), String> {

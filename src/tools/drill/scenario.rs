@@ -61,6 +61,8 @@ pub enum FaultKind {
     TerminateLeaseSession,
     /// The change log's listener backend is terminated.
     TerminateListener,
+    /// Backends whose COMMIT waits for a standby are terminated: it stays, on this node alone, and nobody is told.
+    TerminateSyncWaits,
     /// Connections are cut after their COMMIT has been sent and before its answer.
     CutAfterCommit,
     /// The answer of a lease campaign is dropped.
@@ -106,6 +108,14 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// While it is in force there is nobody beside the primary who could have what it commits.
+    pub fn leaves_alone(&self) -> bool {
+        let gone = matches!(self.kind, FaultKind::Kill | FaultKind::Stop | FaultKind::Pause | FaultKind::FreezeHost);
+        gone && self.node == Node::Standbys
+    }
+}
+
 /// Below these a run proves nothing, and fails (I10). Zero: not demanded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Minimums {
@@ -115,16 +125,35 @@ pub struct Minimums {
     pub in_flight_at_fault: u64,
     /// Readings whose first attempt ended unknown (or 503) and that were sent again.
     pub ambiguous: u64,
-    /// Retries that were answered as duplicates.
+    /// Retries of an unknown outcome (or 503) that were answered as duplicates.
     pub duplicates_retried: u64,
     pub leader_changes: u64,
     pub primary_changes: u64,
-    /// Devices that fell silent on purpose.
+    /// Devices that fell silent on purpose just before the fault, beside the one of every run.
     pub silenced: u64,
+    /// Silences whose end in *offline* was due within the run.
+    #[serde(default)]
+    pub silences_judged: u64,
     /// Revocations that were acknowledged, each followed by an attempt of the revoked.
     pub revocations: u64,
     /// Connections that the injector cut after COMMIT was sent.
     pub commits_cut: u64,
+    /// Requests that change something, sent while no standby ran.
+    #[serde(default)]
+    pub tried_alone: u64,
+    /// Those of them that sent readings of an unknown outcome (or 503) again.
+    #[serde(default)]
+    pub retried_alone: u64,
+    /// New sessions of a human that the primary let in meanwhile.
+    #[serde(default)]
+    pub entered_alone: u64,
+}
+
+/// Above these something happened that must not in this scenario (I10). `None`: it may.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maximums {
+    pub leader_changes: Option<u64>,
+    pub primary_changes: Option<u64>,
 }
 
 /// The most that a figure of one run may be; `None`: reported and not judged.
@@ -158,5 +187,6 @@ pub struct Scenario {
     /// Everything must be healthy again in this time after the last fault ended.
     pub recovery_max: Duration,
     pub minimums: Minimums,
+    pub maximums: Maximums,
     pub bounds: Bounds,
 }

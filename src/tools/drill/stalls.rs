@@ -22,8 +22,21 @@ const MUCH_US: u64 = 1_000_000;
 /// A tenth of the time.
 const MUCH_STOLEN_PERMILLE: u64 = 100;
 
+/// Shorter waits are not told one by one.
+const TOLD_US: u64 = 250_000;
+/// So many are told.
+const TOLD_MAX: usize = 200;
+
+/// One wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stall {
+    /// When it was over, on CLOCK_BOOTTIME.
+    pub until_us: u64,
+    pub lasted_us: u64,
+}
+
 /// The longest waits of a thread that needs next to nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stalls {
     /// Microseconds that it woke up too late.
     pub timer_us: u64,
@@ -31,17 +44,34 @@ pub struct Stalls {
     pub sync_us: u64,
     /// Of all CPU time, what the hypervisor gave to others (proc_stat(5), `steal`).
     pub stolen_permille: u64,
+    /// The long ones, for either reason.
+    #[serde(default)]
+    pub told: Vec<Stall>,
 }
 
 impl Stalls {
-    /// Is a time that was measured meanwhile no measurement?
-    pub fn are_much(&self) -> bool {
-        self.longest_us() >= MUCH_US || self.stolen_permille >= MUCH_STOLEN_PERMILLE
+    /// Is a time that was measured in one of these spans, of CLOCK_BOOTTIME, no measurement?
+    pub fn are_much(&self, spans: &[(u64, u64)]) -> bool {
+        self.longest_us(spans) >= MUCH_US || self.stolen_permille >= MUCH_STOLEN_PERMILLE
     }
 
-    /// A time that was measured meanwhile may be longer by so much, in microseconds.
-    pub fn longest_us(&self) -> u64 {
-        self.timer_us.max(self.sync_us)
+    /// A time that was measured in one of these spans may be longer by so much, in microseconds.
+    pub fn longest_us(&self, spans: &[(u64, u64)]) -> u64 {
+        let overlaps = |stall: &&Stall| {
+            let from_us = stall.until_us.saturating_sub(stall.lasted_us);
+            spans.iter().any(|(from, until)| from_us < *until && stall.until_us > *from)
+        };
+        self.told.iter().filter(overlaps).map(|stall| stall.lasted_us).max().unwrap_or(0)
+    }
+
+    fn add(&mut self, timer_us: u64, sync_us: u64, until_us: u64) {
+        self.timer_us = self.timer_us.max(timer_us);
+        self.sync_us = self.sync_us.max(sync_us);
+        for lasted_us in [timer_us, sync_us].into_iter().filter(|us| *us >= TOLD_US) {
+            if self.told.len() < TOLD_MAX {
+                self.told.push(Stall { until_us, lasted_us });
+            }
+        }
     }
 }
 
@@ -85,8 +115,8 @@ fn watch(file: &Path, clock: &Clock, over: &AtomicBool) -> io::Result<Stalls> {
         block.rewind()?;
         block.write_all(&BLOCK)?;
         block.sync_data()?;
-        seen.timer_us = seen.timer_us.max(us(awake.since(began).saturating_sub(LOOK_EVERY)));
-        seen.sync_us = seen.sync_us.max(us(clock.boottime().since(awake)));
+        let now = clock.boottime();
+        seen.add(us(awake.since(began).saturating_sub(LOOK_EVERY)), us(now.since(awake)), now.as_us());
     }
     let (stolen, all) = cpu_ticks();
     let all = all.saturating_sub(all_before).max(1);
@@ -107,16 +137,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_or_a_tenth_is_much() {
-        let calm = Stalls { timer_us: 999_999, sync_us: 999_999, stolen_permille: 99 };
-        assert!(!calm.are_much());
-        for much in [
-            Stalls { timer_us: 1_000_000, ..calm },
-            Stalls { sync_us: 1_000_000, ..calm },
-            Stalls { stolen_permille: 100, ..calm },
-        ] {
-            assert!(much.are_much(), "{much:?}");
+    fn a_second_or_a_tenth_is_much_where_something_was_measured() {
+        let span = [(5_000_000, 6_000_000)];
+        let mut seen = Stalls { stolen_permille: 99, ..Stalls::default() };
+        seen.add(999_999, 999_999, 5_500_000);
+        assert!(!seen.are_much(&span) && seen.longest_us(&span) == 999_999);
+        assert!(Stalls { stolen_permille: 100, ..seen.clone() }.are_much(&span));
+        for (timer_us, sync_us) in [(1_000_000, 0), (0, 1_000_000)] {
+            let with = |until_us| {
+                let mut with = seen.clone();
+                with.add(timer_us, sync_us, until_us);
+                with.are_much(&span)
+            };
+            assert!(with(5_000_001) && with(6_999_999), "it reaches into the span");
+            assert!(!with(5_000_000) && !with(7_000_000), "it was over before, or began after");
         }
+        seen.add(TOLD_US - 1, 0, 5_500_000);
+        assert_eq!(seen.told.len(), 2);
     }
 
     #[tokio::test]

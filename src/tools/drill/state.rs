@@ -85,6 +85,11 @@ impl Watcher {
         Self { store, sessions, sync_most: 0 }
     }
 
+    /// The next look opens new sessions.
+    pub fn forget_sessions(&mut self) {
+        self.sessions.fill_with(|| None);
+    }
+
     /// Looks at all of it once; whoever does not answer in time is away.
     pub async fn look(&mut self, deployment: &Deployment) -> State {
         let urls = deployment.ops_urls();

@@ -24,12 +24,14 @@ pub enum Invariant {
     CachesForward,
     /// I9: nothing leaks.
     NothingLeaks,
-    /// I10: the run was not vacuous.
+    /// I10: the run was not vacuous, and nothing happened that its scenario excludes.
     NotVacuous,
+    /// I11: nothing is acknowledged that only the primary can have.
+    NothingAlone,
 }
 
 impl Invariant {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NothingLost,
         Self::NothingTwice,
         Self::EffectsOrdered,
@@ -40,6 +42,7 @@ impl Invariant {
         Self::CachesForward,
         Self::NothingLeaks,
         Self::NotVacuous,
+        Self::NothingAlone,
     ];
 
     /// The promise in a few words, for tables.
@@ -55,10 +58,11 @@ impl Invariant {
             Self::CachesForward => "caches never go back",
             Self::NothingLeaks => "nothing leaks",
             Self::NotVacuous => "the run was not vacuous",
+            Self::NothingAlone => "nothing is acknowledged by one node alone",
         }
     }
 
-    /// `I1` to `I10`.
+    /// `I1` to `I11`.
     pub fn code(self) -> String {
         let at = Self::ALL.iter().position(|known| *known == self).unwrap_or_default();
         format!("I{}", at + 1)

@@ -4,6 +4,7 @@
 //! One rule holds for all of them: what the evidence leaves open is decided for the service where the service could
 //! not know better (a request under way), and against it where it has spoken (an answer is a promise).
 
+mod alone;
 mod caches;
 mod effects;
 mod facts;
@@ -18,6 +19,7 @@ mod vacuous;
 
 pub use self::effects::spans as belief_spans;
 pub use self::facts::{Facts, fault_windows};
+pub use self::silence::seen_us as silence_seen_us;
 
 use super::evidence::Evidence;
 use super::verdict::Verdict;
@@ -39,5 +41,6 @@ pub fn judge(evidence: &Evidence) -> Vec<Verdict> {
         caches::forward(&facts),
         leaks::none(&facts),
         vacuous::not_vacuous(&facts),
+        alone::nothing(&facts),
     ]
 }

@@ -13,24 +13,33 @@ pub const SWEEP_ALLOWANCE_US: u64 = 8 * SECOND_US;
 pub const TAKEOVER_ALLOWANCE_US: u64 = 12 * SECOND_US;
 /// A replica that does not flush can have acknowledged heartbeats for this long (`heartbeat_blind_max_s`).
 pub const BLIND_MAX_US: u64 = 10 * SECOND_US;
+/// A contact is flushed within 1 s: what happens to a replica later than this takes nothing from the device.
+const FLUSHED_US: u64 = 3 * SECOND_US;
+
+/// From the silence of a device with this promise to its end in *offline* around a fault, if no outage prolongs it,
+/// microseconds.
+pub fn seen_us(interval_ms: u64) -> u64 {
+    deadline_us(interval_ms).saturating_add(SWEEP_ALLOWANCE_US + TAKEOVER_ALLOWANCE_US + SECOND_US)
+}
 
 pub(super) fn seen(facts: &Facts<'_>) -> Verdict {
-    let (mut judged, mut too_short) = (0, 0_u64);
-    let mut breaches = Vec::new();
-    for silenced in &facts.evidence.silenced {
-        let due = due(facts, silenced);
-        if facts.revoked_from(silenced.device).is_some_and(|from| from <= due) {
-            continue;
-        }
-        if due > facts.evidence.ended_us {
-            too_short += 1;
-            continue;
-        }
-        judged += 1;
-        breaches.extend(late(facts, silenced, due));
-    }
+    let (due, too_short) = due_within_run(facts);
+    let breaches = due.iter().filter_map(|(silenced, due)| late(facts, silenced, *due)).collect();
     let note = (too_short > 0).then(|| format!("{too_short} fell silent too late in the run to be judged"));
-    Verdict::new(Invariant::SilenceSeen, judged, breaches).note(note)
+    Verdict::new(Invariant::SilenceSeen, due.len() as u64, breaches).note(note)
+}
+
+/// How many silences are judged.
+pub(super) fn judged(facts: &Facts<'_>) -> u64 {
+    due_within_run(facts).0.len() as u64
+}
+
+/// Who has to be offline before the run's end, and by when; how many others may be so later.
+fn due_within_run<'a>(facts: &'a Facts<'_>) -> (Vec<(&'a Silenced, u64)>, u64) {
+    let silenced = facts.evidence.silenced.iter().map(|silenced| (silenced, due(facts, silenced)));
+    let kept = silenced.filter(|(one, due)| facts.revoked_from(one.device).is_none_or(|from| from > *due));
+    let (within, later): (Vec<_>, Vec<_>) = kept.partition(|(_, due)| *due <= facts.evidence.ended_us);
+    (within, later.len() as u64)
 }
 
 fn late(facts: &Facts<'_>, silenced: &Silenced, due: u64) -> Option<String> {
@@ -51,7 +60,7 @@ fn due(facts: &Facts<'_>, silenced: &Silenced) -> u64 {
     let deadline = deadline_us(silenced.interval_ms);
     let last = facts.of_device(silenced.device).last().map_or(0, |attempt| attempt.done_us);
     let mut base = silenced.at_us.max(last);
-    let mut deaf = deaf_spans(facts, silenced);
+    let mut deaf = deaf_spans(facts, silenced, base.saturating_add(FLUSHED_US));
     deaf.sort_unstable();
     // Sorted by their beginnings: each can only be reached once those before it have moved the base.
     for (from, until) in deaf {
@@ -64,8 +73,9 @@ fn due(facts: &Facts<'_>, silenced: &Silenced) -> u64 {
     if at_fault { due + TAKEOVER_ALLOWANCE_US } else { due }
 }
 
-/// Spans in which the service could not have heard the device: at their end it has one full deadline.
-fn deaf_spans(facts: &Facts<'_>, silenced: &Silenced) -> Vec<(u64, u64)> {
+/// Spans in which the service could not have heard the device: at their end it has one full deadline. Recorded outages
+/// are spans whenever they were; others count if they began before the device's last contact was `flushed`.
+fn deaf_spans(facts: &Facts<'_>, silenced: &Silenced, flushed_us: u64) -> Vec<(u64, u64)> {
     let attempts = facts.of_device(silenced.device);
     // Where the last request has no answer, nobody knows who heard it.
     let heard_by = attempts.last().and_then(|attempt: &&Attempt| attempt.replica);
@@ -73,9 +83,9 @@ fn deaf_spans(facts: &Facts<'_>, silenced: &Silenced) -> Vec<(u64, u64)> {
     let evidence = facts.evidence;
     let outages = evidence.database.outages.iter().filter(|outage| outage.replica.is_none_or(concerns));
     let outages = outages.map(|outage| facts.span(outage.started_unix_us, outage.ended_unix_us));
-    let absent = evidence.absences.iter().filter(|absence| concerns(absence.replica));
+    let absent = evidence.absences.iter().filter(|one| concerns(one.replica) && one.from_us <= flushed_us);
     let absent = absent.map(|absence| (absence.from_us, absence.from_us + BLIND_MAX_US));
-    let blind = evidence.blind.iter().filter(|blind| blind.replica.is_none_or(concerns));
+    let blind = evidence.blind.iter().filter(|one| one.replica.is_none_or(concerns) && one.from_us <= flushed_us);
     let blind = blind.map(|blind| (blind.from_us, blind.until_us.max(blind.from_us + BLIND_MAX_US)));
     outages.chain(absent).chain(blind).collect()
 }

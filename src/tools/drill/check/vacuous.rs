@@ -1,13 +1,11 @@
-//! I10: a run in which nothing could have gone wrong proves nothing.
+//! I10: a run in which nothing could have gone wrong proves nothing, and one in which something happened that its scenario
+//! excludes was another one.
 
 use std::collections::HashSet;
 
-use super::Facts;
+use super::{Facts, alone, silence};
 use crate::tools::drill::evidence::{Attempt, Call, Evidence, Mark, MarkKind, Outcome};
 use crate::tools::drill::verdict::{Invariant, Verdict};
-
-/// "Unavailable": the service may have stored it all the same.
-const UNAVAILABLE: u16 = 503;
 
 pub(super) fn not_vacuous(facts: &Facts<'_>) -> Verdict {
     let minimums = &facts.evidence.minimums;
@@ -20,41 +18,60 @@ pub(super) fn not_vacuous(facts: &Facts<'_>) -> Verdict {
         minimums.leader_changes,
         minimums.primary_changes,
         minimums.silenced,
+        minimums.silences_judged,
         minimums.revocations,
         minimums.commits_cut,
+        minimums.tried_alone,
+        minimums.retried_alone,
+        minimums.entered_alone,
     ];
     let all = reached.iter().zip(demanded);
     let missed = all.filter(|((_, reached), least)| reached < least);
     let mut breaches: Vec<String> =
         missed.map(|((what, reached), least)| format!("{what}: {reached}, at least {least} are demanded")).collect();
+    let maximums = &facts.evidence.maximums;
+    for (most, what) in [(maximums.leader_changes, LEADER_CHANGES), (maximums.primary_changes, PRIMARY_CHANGES)] {
+        let count = reached.iter().find(|(name, _)| *name == what).map_or(0, |(_, count)| *count);
+        let over = most.filter(|most| count > *most);
+        breaches.extend(over.map(|most| format!("{what}: {count}, at most {most} may be in this scenario")));
+    }
     breaches.extend(facts.evidence.unfinished.clone());
     if facts.evidence.attempts.is_empty() {
         breaches.push("no client made a request".to_owned());
     }
     let counted: Vec<String> = reached.iter().map(|(what, count)| format!("{what}: {count}")).collect();
-    let judged = demanded.iter().filter(|least| **least > 0).count();
+    let judged = demanded.iter().filter(|least| **least > 0).count()
+        + [maximums.leader_changes, maximums.primary_changes].iter().flatten().count();
     Verdict::new(Invariant::NotVacuous, judged as u64, breaches).note(Some(counted.join("; ")))
 }
 
+const LEADER_CHANGES: &str = "changes of the leader";
+const PRIMARY_CHANGES: &str = "changes of the primary";
+
 /// What is counted, in the order of the minimums.
-fn reached(facts: &Facts<'_>) -> [(&'static str, u64); 9] {
+fn reached(facts: &Facts<'_>) -> [(&'static str, u64); 13] {
     let evidence = facts.evidence;
     // What the injector does not count is counted by the marks; those of the beginning are no changes.
     let first_fault = facts.fault_windows().into_iter().map(|(began, _)| began).min().unwrap_or(u64::MAX);
     let marked = |kind: MarkKind| {
         evidence.marks.iter().filter(|mark| mark.what == kind && mark.at_us > first_fault).count() as u64
     };
+    let counted = |name: &str| evidence.counts.get(name).copied().unwrap_or(0);
     let told = |name: &str, kind: MarkKind| evidence.counts.get(name).copied().unwrap_or_else(|| marked(kind));
     [
         ("acknowledged readings", acknowledged(evidence)),
         ("requests in flight at the fault", in_flight(evidence)),
         ("ambiguous requests that were sent again", ambiguous(evidence)),
-        ("retries answered as duplicates", duplicates_retried(evidence)),
-        ("changes of the leader", told("leader_changes", MarkKind::Leader)),
-        ("changes of the primary", told("primary_changes", MarkKind::Primary)),
+        ("retries of what was unknown answered as duplicates", duplicates_retried(evidence)),
+        (LEADER_CHANGES, told("leader_changes", MarkKind::Leader)),
+        (PRIMARY_CHANGES, told("primary_changes", MarkKind::Primary)),
         ("devices silenced", evidence.silenced.len() as u64),
+        ("silences judged", silence::judged(facts)),
         ("revocations followed by an attempt", revocations(facts)),
-        ("connections cut after COMMIT", evidence.counts.get("commits_cut").copied().unwrap_or(0)),
+        ("connections cut after COMMIT", counted("commits_cut")),
+        ("changes tried while no standby ran", alone::tried(facts).count() as u64),
+        ("retries of what was unknown meanwhile", alone::retried(facts)),
+        ("sessions of a human meanwhile", counted("entered_alone")),
     ]
 }
 
@@ -85,12 +102,7 @@ fn ambiguous(evidence: &Evidence) -> u64 {
     let mut found = 0;
     for attempt in attempts {
         let Some(numbers) = items(attempt) else { continue };
-        let is_open = match attempt.outcome {
-            Outcome::Unknown { .. } => true,
-            Outcome::Refused { status, .. } => status == UNAVAILABLE,
-            Outcome::Acknowledged { .. } | Outcome::NotSent { .. } => false,
-        };
-        if is_open && numbers.iter().any(|n| later.contains(&(attempt.device, *n))) {
+        if alone::is_open(&attempt.outcome) && numbers.iter().any(|n| later.contains(&(attempt.device, *n))) {
             found += 1;
         }
         later.extend(numbers.into_iter().map(|n| (attempt.device, n)));
@@ -99,11 +111,9 @@ fn ambiguous(evidence: &Evidence) -> u64 {
 }
 
 fn duplicates_retried(evidence: &Evidence) -> u64 {
-    let retries = evidence.attempts.iter().filter(|attempt| {
-        matches!(attempt.call, Call::Readings { retry_of: Some(_), .. })
-            && matches!(attempt.outcome, Outcome::Acknowledged { duplicates: 1.., .. })
-    });
-    retries.count() as u64
+    let retries = alone::retries_of_open(evidence).into_iter();
+    let duplicates = retries.filter(|attempt| matches!(attempt.outcome, Outcome::Acknowledged { duplicates: 1.., .. }));
+    duplicates.count() as u64
 }
 
 fn revocations(facts: &Facts<'_>) -> u64 {

@@ -165,6 +165,7 @@ impl Compose {
             | FaultKind::CutFromDatabase(_)
             | FaultKind::TerminateLeaseSession
             | FaultKind::TerminateListener
+            | FaultKind::TerminateSyncWaits
             | FaultKind::DropCampaignAnswer
             | FaultKind::ReplaceTokenKey
             | FaultKind::ReplaceCa => Err(format!("{kind:?} is not done to containers")),

@@ -36,6 +36,7 @@ struct Node {
     port: u16,
     /// `None`: it does not run.
     cluster: Option<Cluster>,
+    is_frozen: bool,
 }
 
 /// The pair.
@@ -53,7 +54,7 @@ impl Databases {
     pub(super) async fn start(dir: &Path, password: String, ports: &[u16]) -> Result<Self, String> {
         let node = |(index, port): (usize, &u16)| {
             let name = format!("pg{}", index + 1);
-            Node { dir: dir.join(&name), name, port: *port, cluster: None }
+            Node { dir: dir.join(&name), name, port: *port, cluster: None, is_frozen: false }
         };
         let nodes = ports.iter().enumerate().map(node).collect();
         let mut pair = Self { nodes, password, primary: 0, in_sync: false };
@@ -97,6 +98,7 @@ impl Databases {
         };
         let started = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
         self.nodes[index].cluster = Some(started?);
+        self.nodes[index].is_frozen = false;
         Ok(())
     }
 
@@ -140,12 +142,19 @@ impl Databases {
     }
 
     /// SIGSTOP to every process of the node; its sockets stay open, and the kernel goes on acknowledging.
-    pub(super) fn freeze(&self, index: usize) -> Result<(), String> {
+    pub(super) fn freeze(&mut self, index: usize) -> Result<(), String> {
+        self.nodes[index].is_frozen = true;
         self.signal_all(index, Signal::STOP)
     }
 
-    pub(super) fn thaw(&self, index: usize) -> Result<(), String> {
+    pub(super) fn thaw(&mut self, index: usize) -> Result<(), String> {
+        self.nodes[index].is_frozen = false;
         self.signal_all(index, Signal::CONT)
+    }
+
+    /// It runs and cannot be asked: whoever would promote it waits until it can.
+    pub(super) fn is_frozen(&self, index: usize) -> bool {
+        self.is_running(index) && self.nodes[index].is_frozen
     }
 
     fn signal_all(&self, index: usize, signal: Signal) -> Result<(), String> {

@@ -14,6 +14,7 @@ use crate::tools::drill::scenario::{Cut, Fault, FaultKind, Node};
 /// Until whoever plays Patroni believes that a node is dead: its process has ended, or it only says nothing.
 const DEATH_SEEN_AFTER: Duration = Duration::from_secs(1);
 const SILENCE_SEEN_AFTER: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Connections of each replica's pool that one scenario cuts.
 const COMMITS_CUT: u32 = 4;
 
@@ -28,6 +29,7 @@ pub(super) fn can(fault: &Fault) -> bool {
         | Kind::CutFromDatabase(_)
         | Kind::TerminateLeaseSession
         | Kind::TerminateListener
+        | Kind::TerminateSyncWaits
         | Kind::CutAfterCommit
         | Kind::DropCampaignAnswer
         | Kind::Delay(_)
@@ -107,7 +109,14 @@ async fn on_database(local: &mut Local, kind: FaultKind, index: usize) -> Result
         let store = local.store.clone();
         local.failing_over = Some(tasks::spawn(async move {
             tokio::time::sleep(seen_after).await;
-            databases.lock().await.fail_over(&store).await
+            loop {
+                let mut pair = databases.lock().await;
+                if !pair.is_frozen(pair.other()) {
+                    return pair.fail_over(&store).await;
+                }
+                drop(pair);
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
         }));
     }
     Ok(())
@@ -135,6 +144,12 @@ async fn undo_on_replica(local: &mut Local, kind: FaultKind, index: usize) -> Re
 
 /// Afterwards both nodes run, the other as a synchronous standby of whoever is primary now.
 async fn undo_on_database(local: &mut Local, index: usize) -> Result<(), String> {
+    // Whoever is to be promoted is waited for until it is thawed.
+    let mut pair = local.databases.lock().await;
+    if pair.primary() != index && pair.is_frozen(index) {
+        pair.thaw(index)?;
+    }
+    drop(pair);
     if let Some(task) = local.failing_over.take() {
         task.await.map_err(|error| error.to_string())??;
     }

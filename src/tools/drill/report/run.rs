@@ -27,6 +27,15 @@ pub struct Run {
     /// How long the machine stood still.
     #[serde(default)]
     pub stalls: Stalls,
+    /// A time that was measured after a fault may be longer by so much.
+    #[serde(default)]
+    pub stalled_us: u64,
+    /// And is then no measurement.
+    #[serde(default)]
+    pub stood_still: bool,
+    /// Standbys that were synchronous before the fault.
+    #[serde(default)]
+    pub synchronous_standbys: u64,
 }
 
 /// A mark, since the run's beginning.
@@ -42,6 +51,8 @@ impl Run {
     pub fn of(evidence: &Evidence) -> Self {
         let since = |us: u64| us.saturating_sub(evidence.started_us);
         let figures = Figures::of(evidence);
+        // All figures are measured from a fault on.
+        let windows = check::fault_windows(evidence);
         let mut marks: Vec<MarkAt> = evidence
             .marks
             .iter()
@@ -59,7 +70,10 @@ impl Run {
             marks,
             lanes: lanes::lanes(evidence),
             series: Series::of(evidence),
-            stalls: evidence.stalls,
+            stalls: evidence.stalls.clone(),
+            stalled_us: evidence.stalls.longest_us(&windows),
+            stood_still: evidence.stalls.are_much(&windows),
+            synchronous_standbys: evidence.synchronous_standbys,
         }
     }
 
@@ -77,6 +91,9 @@ impl Run {
             lanes: Vec::new(),
             series: Series::default(),
             stalls: Stalls::default(),
+            stalled_us: 0,
+            stood_still: false,
+            synchronous_standbys: 0,
         }
     }
 
@@ -84,14 +101,15 @@ impl Run {
         self.kept_promises() && self.figure_verdicts.iter().all(|line| line.held)
     }
 
-    /// Did the machine stand still, and is no time further over its bound than that? A count may be over it by any.
+    /// Did the machine stand still after a fault, and is no time further over its bound than that? A count may be over it
+    /// by any.
     pub fn is_excused(&self) -> bool {
         let explained = |line: &FigureVerdict| match (line.figure, line.value, line.bound) {
             (Figure::FailedAfterOneRetry, ..) => true,
-            (_, Some(value), Some(bound)) => value.saturating_sub(bound) <= self.stalls.longest_us(),
+            (_, Some(value), Some(bound)) => value.saturating_sub(bound) <= self.stalled_us,
             _ => false,
         };
-        self.stalls.are_much() && self.figure_verdicts.iter().filter(|line| !line.held).all(explained)
+        self.stood_still && self.figure_verdicts.iter().filter(|line| !line.held).all(explained)
     }
 
     /// Every invariant held, whatever the figures are.

@@ -54,8 +54,8 @@ pub fn told(run: &Run) -> String {
             lines.extend(kinds.map(|(kind, count)| format!("            {count} of them: {kind}")));
         }
     }
-    let Stalls { timer_us, sync_us, stolen_permille } = run.stalls;
-    let waits = [timer_us, sync_us].map(|us| words::value(Figure::WriteGap, us));
+    let Stalls { timer_us, sync_us, stolen_permille, .. } = &run.stalls;
+    let waits = [*timer_us, *sync_us].map(|us| words::value(Figure::WriteGap, us));
     let [late, sync] = &waits;
     lines.push(format!(
         "            the machine: woke up {late} late, synced 4 KiB in {sync}, {stolen_permille} ‰ of its cores stolen"

@@ -1,12 +1,12 @@
 use std::time::Duration;
 
 use super::*;
-use crate::tools::drill::check::tests::history::{SECOND, valid};
+use crate::tools::drill::check::tests::history::{FAULT, SECOND, valid};
 use crate::tools::drill::check::tests::plants::{ALL, DEVICES};
 use crate::tools::drill::evidence::{Mark, MarkKind};
 use crate::tools::drill::figures::FigureVerdict;
 use crate::tools::drill::scenario::Bounds;
-use crate::tools::drill::stalls::Stalls;
+use crate::tools::drill::stalls::{Stall, Stalls};
 
 /// What an attacker would call a device.
 const EVIL: &str = "<script>alert(\"x\")</script>";
@@ -107,7 +107,7 @@ fn slowness_alone_is_told_from_a_broken_promise() {
     assert!(!of(vec![slow.clone()]).passed() && of(vec![slow.clone(), good]).only_slow());
     assert!(!bad.kept_promises() && !of(vec![slow.clone(), bad]).only_slow());
     assert!(!of(vec![slow.clone(), Run::aborted(1, "the engine went away")]).only_slow());
-    let still = |run: &Run| Run { stalls: Stalls { sync_us: 2_000_000, ..Stalls::default() }, ..run.clone() };
+    let still = |run: &Run| Run { stalled_us: 2_000_000, stood_still: true, ..run.clone() };
     assert!(of(vec![still(&slow)]).stood_still() && !of(vec![still(&slow), slow.clone()]).stood_still());
     for value in [Some(2_000_006), None] {
         let slower = Run { figure_verdicts: vec![over_by(value)], ..good_again.clone() };
@@ -115,6 +115,18 @@ fn slowness_alone_is_told_from_a_broken_promise() {
     }
     assert!(!of(vec![still(&slow), still(&broken_run())]).stood_still(), "promises do not depend on machines");
     assert!(!of(Vec::new()).only_slow() && !of(Vec::new()).passed(), "nothing proves nothing");
+}
+
+#[test]
+fn a_stall_excuses_what_was_measured_after_the_fault_only() {
+    let at = |until_us| {
+        let mut evidence = valid(1, 2);
+        evidence.stalls = Stalls { told: vec![Stall { until_us, lasted_us: 1_500_000 }], ..Stalls::default() };
+        let run = Run::of(&evidence);
+        (run.stood_still, run.stalled_us)
+    };
+    assert_eq!(at(FAULT), (false, 0));
+    assert_eq!(at(FAULT + 1), (true, 1_500_000));
 }
 
 #[test]

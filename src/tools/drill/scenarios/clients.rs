@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ERRORS_REPLICA_KILLED, HOLD, at_once, held, scenario};
+use super::{ERRORS_REPLICA_KILLED, HOLD, at_once, held, scenario, with_silence};
 use crate::tools::drill::scenario::{Cut, Fault, FaultKind as Kind, Node, Scenario};
 
 /// Between two steps of a rolling restart, at least; the next waits until all is well again.
@@ -69,8 +69,9 @@ pub(super) fn all() -> Vec<Scenario> {
         "Every answer of the database to one replica is half a second late.",
         vec![Fault::new(Kind::Delay(500), Node::Replica(3), HOLD)],
     );
-    let others = vec![rolling, killed, balancer, blind, listener, every_commit, one_commit, late];
-    keys_replaced().into_iter().chain(others).collect()
+    let others = [rolling, killed, balancer, listener, every_commit, one_commit].map(with_silence);
+    // The others record outages, which give who fell silent another deadline.
+    keys_replaced().into_iter().map(with_silence).chain(others).chain([late, blind]).collect()
 }
 
 fn roll(number: u8, after: Duration) -> Fault {
@@ -87,14 +88,14 @@ fn keys_replaced() -> Vec<Scenario> {
     };
     let token_key = replaced(
         "token-key-replaced",
-        "The key that signs devices' tokens is replaced, then each replica restarts: no client that retries once sees a \
-         failure.",
+        "The key that signs devices' tokens is replaced and the old one retired at once, then each replica restarts: no \
+         client that retries once sees a failure.",
         Kind::ReplaceTokenKey,
     );
     let ca = replaced(
         "ca-replaced",
-        "The issuing CA and the server's certificate are replaced, then each replica restarts: no client that retries \
-         once sees a failure.",
+        "The issuing CA and the server's certificate are replaced, and the old CA is kept from being retired while its \
+         certificates live, then each replica restarts: no client that retries once sees a failure.",
         Kind::ReplaceCa,
     );
     vec![token_key, ca]

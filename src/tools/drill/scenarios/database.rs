@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use super::{
     HOLD, LEADER_AFTER_WRITES, WRITES_CRASH, WRITES_NODE_LOST, WRITES_SWITCHOVER, at_once, held, scenario,
-    with_failover,
+    with_failover, without_failover,
 };
 use crate::tools::drill::scenario::{Cut, Fault, FaultKind as Kind, Node, Scenario};
 
 /// Long enough for a lost node's time to live to run out, and for the successor to work a while.
 const NODE_LOST: Duration = Duration::from_secs(40);
 const TWO_MINUTES: Duration = Duration::from_mins(2);
-/// Between the loss of the standby and that of the primary: what is committed meanwhile is on no standby, if anything.
-const THEN: Duration = Duration::from_secs(5);
+/// Between the loss of a standby and that of the primary: longer than Patroni takes to name those that are left.
+const THEN: Duration = Duration::from_secs(10);
+/// A standby that comes back while the primary is away: a primary that is alone acknowledges nothing.
+const BACK_SOON: Duration = Duration::from_secs(10);
+/// Changes that were tried meanwhile. All clients together try some dozens each second.
+const TRIED_ALONE: u64 = 100;
 
 pub(super) fn all() -> Vec<Scenario> {
     let lost = |kind, name: &str, about: &str| {
@@ -49,10 +53,12 @@ fn postmaster_crash() -> Scenario {
 
 fn there_and_back() -> Scenario {
     let switch = |after| Fault::new(Kind::Switchover, Node::Primary, Duration::ZERO).after(after);
-    let about = "The primary changes and changes back: no old connection or cache survives.";
-    let faults = vec![switch(Duration::ZERO), switch(Duration::from_secs(30))];
+    let about = "The primary changes, changes again, and once more, so that a former one is primary again: no old \
+                 connection or cache survives.";
+    // Nobody can say which of two standbys is chosen; the third time it is one that was primary before.
+    let faults = [0, 30, 60].map(|seconds| switch(Duration::from_secs(seconds))).to_vec();
     let mut chapter = with_failover(scenario("switchover-and-back", about, faults), WRITES_SWITCHOVER);
-    chapter.minimums.primary_changes = 2;
+    chapter.minimums.primary_changes = 3;
     chapter
 }
 
@@ -72,33 +78,83 @@ fn standbys() -> Vec<Scenario> {
         "Nothing that a synchronous standby sends arrives: the primary waits for another one.",
         held(Kind::CutOff(Cut::Out), Node::SyncStandby),
     );
-    // Nobody may be promoted here: zero loss and a clear state are the verdict, and no time is judged.
-    let none_left = scenario(
+    let mut one_left = scenario(
         "standby-stop-primary-kill",
-        "The standbys are stopped, then the primary is killed: nobody is promoted, and nothing is lost.",
+        "A standby is stopped, then the primary is killed: the other one takes over, and nothing is lost.",
         vec![
-            Fault::new(Kind::Stop, Node::Standbys, NODE_LOST),
-            Fault::new(Kind::Kill, Node::Primary, HOLD).after(THEN),
+            Fault::new(Kind::Stop, Node::SyncStandby, THEN + BACK_SOON),
+            Fault::new(Kind::Kill, Node::Primary, NODE_LOST).after(THEN),
         ],
     );
-    let both_lost = scenario(
+    one_left.minimums.primary_changes = 1;
+    one_left.minimums.ambiguous = 1;
+    let mut both_killed = scenario(
+        "primary-and-standby-kill",
+        "The primary and a standby are killed at once: the other one takes over, and acknowledges nothing before it has \
+         a standby.",
+        vec![
+            Fault::new(Kind::Kill, Node::Primary, NODE_LOST),
+            Fault::new(Kind::Kill, Node::SyncStandby, NODE_LOST).after(Duration::from_millis(1)),
+        ],
+    );
+    both_killed.minimums.primary_changes = 1;
+    both_killed.minimums.ambiguous = 1;
+    let unchanged = [stopped, paused, cut].map(without_failover);
+    unchanged.into_iter().chain([one_left, both_killed]).chain(standbys_lost()).collect()
+}
+
+/// Nobody is left who could have what the primary commits, or take its place: zero loss and a clear state are the verdict,
+/// and no time is judged.
+fn standbys_lost() -> Vec<Scenario> {
+    let mut none_left = scenario(
+        "standbys-stop-primary-kill",
+        "The standbys are stopped, then the primary is killed, and the standbys come back before it: nobody is promoted \
+         that was not there to the last, and nothing is lost.",
+        vec![
+            Fault::new(Kind::Stop, Node::Standbys, Duration::from_secs(20)),
+            Fault::new(Kind::Kill, Node::Primary, Duration::from_secs(45)).after(THEN),
+        ],
+    );
+    none_left.minimums.tried_alone = TRIED_ALONE;
+    let mut both_lost = scenario(
         "standbys-lost",
         "All standbys are lost: writes are refused rather than kept on one node.",
-        vec![Fault::new(Kind::Kill, Node::Standbys, HOLD)],
+        held(Kind::Kill, Node::Standbys),
     );
-    let mut sync_wait = scenario(
+    both_lost.minimums.tried_alone = TRIED_ALONE;
+    both_lost.minimums.retried_alone = 1;
+    let mut frozen = scenario(
+        "standbys-frozen",
+        "The hosts of all standbys are frozen, and clients go on: nothing is acknowledged, and lease, listener and a human \
+         still get in.",
+        vec![Fault::new(Kind::FreezeHost, Node::Standbys, NODE_LOST)],
+    );
+    frozen.minimums.tried_alone = TRIED_ALONE;
+    frozen.minimums.retried_alone = 1;
+    frozen.minimums.entered_alone = 10;
+    frozen.maximums.leader_changes = Some(0);
+    let [none_left, both_lost, frozen] = [none_left, both_lost, frozen].map(without_failover);
+    vec![none_left, both_lost, frozen, sync_wait_cut()]
+}
+
+/// Quicker than the primary notices that the standbys are paused (`wal_sender_timeout`, 5 s): until then each of them may
+/// take its place, and it does.
+fn sync_wait_cut() -> Scenario {
+    let mut chapter = scenario(
         "sync-wait-cut",
-        "Connections are cut while their commits wait for a paused standby, devices send again, then the primary is lost.",
+        "Commits that wait for paused standbys are cut off, so that only the primary has them, and devices send them \
+         again; then the primary is lost, and a standby without them takes over.",
         vec![
-            Fault::new(Kind::Pause, Node::SyncStandby, Duration::from_secs(8)),
-            Fault::new(Kind::CutFromDatabase(Cut::Both), Node::Follower, Duration::from_secs(5))
-                .after(Duration::from_secs(2)),
-            Fault::new(Kind::Kill, Node::Primary, NODE_LOST).after(Duration::from_secs(10)),
+            Fault::new(Kind::Pause, Node::Standbys, Duration::from_secs(6)),
+            Fault::new(Kind::TerminateSyncWaits, Node::Primary, Duration::ZERO).after(Duration::from_millis(1_500)),
+            Fault::new(Kind::Kill, Node::Primary, NODE_LOST).after(Duration::from_millis(3_500)),
         ],
     );
-    sync_wait.minimums.ambiguous = 1;
-    sync_wait.minimums.primary_changes = 1;
-    vec![stopped, paused, cut, none_left, both_lost, sync_wait]
+    chapter.minimums.commits_cut = 1;
+    chapter.minimums.retried_alone = 1;
+    chapter.minimums.ambiguous = 1;
+    chapter.minimums.primary_changes = 1;
+    chapter
 }
 
 fn trouble() -> Vec<Scenario> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     HOLD, NEW_LEADER_AFTER_WRITES, TAKEOVER_CRASHED, TAKEOVER_RESIGNED, TAKEOVER_SILENT, WRITES_NODE_LOST, at_once,
-    held, scenario, with_failover, with_takeover,
+    held, scenario, with_failover, with_silence, with_takeover,
 };
 use crate::tools::drill::scenario::{Cut, Fault, FaultKind as Kind, Node, Scenario};
 
@@ -75,7 +75,11 @@ pub(super) fn all() -> Vec<Scenario> {
     both.bounds.leader_after_writes = Some(NEW_LEADER_AFTER_WRITES);
     both.minimums.leader_changes = 1;
     chapters.push(both);
-    chapters
+    // Where a replica is cut off or paused, or the database away, that is recorded as an outage of those whom it heard
+    // last, and gives them another deadline.
+    let known = ["leader-kill", "leader-terminate", "leader-session-terminated", "campaign-answer-lost"];
+    let silent = |one: Scenario| if known.contains(&one.name.as_str()) { with_silence(one) } else { one };
+    chapters.into_iter().map(silent).collect()
 }
 
 fn cut_off() -> Vec<Scenario> {

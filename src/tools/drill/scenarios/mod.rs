@@ -8,7 +8,7 @@ mod network;
 
 use std::time::Duration;
 
-use super::scenario::{Bounds, Fault, FaultKind, Minimums, Node, Scenario};
+use super::scenario::{Bounds, Fault, FaultKind, Maximums, Minimums, Node, Scenario};
 
 const WARM_UP: Duration = Duration::from_secs(6);
 const COOL_DOWN: Duration = Duration::from_secs(5);
@@ -68,6 +68,7 @@ fn scenario(name: &str, about: &str, faults: Vec<Fault>) -> Scenario {
         cool_down: COOL_DOWN,
         recovery_max: RECOVERY_MAX,
         minimums: Minimums { acknowledged: ACKNOWLEDGED_MIN, ..Minimums::default() },
+        maximums: Maximums::default(),
         bounds: Bounds::default(),
     }
 }
@@ -80,6 +81,18 @@ fn held(kind: FaultKind, node: Node) -> Vec<Fault> {
 /// One fault that leaves nothing to undo.
 fn at_once(kind: FaultKind, node: Node) -> Vec<Fault> {
     vec![Fault::new(kind, node, Duration::ZERO)]
+}
+
+/// The primary may not change.
+fn without_failover(mut scenario: Scenario) -> Scenario {
+    scenario.maximums.primary_changes = Some(0);
+    scenario
+}
+
+/// A device that falls silent in the beginning must be seen to be offline before the end.
+fn with_silence(mut scenario: Scenario) -> Scenario {
+    scenario.minimums.silences_judged = 1;
+    scenario
 }
 
 /// The leader must change.

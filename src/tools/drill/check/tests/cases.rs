@@ -7,7 +7,8 @@ use super::plants::{DEVICES, add};
 use super::{breaches, verdict};
 use crate::tools::drill::check::effects::WAKE_MARGIN_US;
 use crate::tools::drill::evidence::{
-    Attempt, BlindSpan, Call, ClockStep, Effect, Evidence, Item, Mark, MarkKind, OutageSpan, Outcome, StoredReading,
+    AloneSpan, Attempt, BlindSpan, Call, ClockStep, Effect, Evidence, Item, Mark, MarkKind, OutageSpan, Outcome,
+    StoredReading,
 };
 use crate::tools::drill::verdict::Invariant;
 
@@ -300,17 +301,24 @@ fn what_a_run_has_to_reach_is_counted_from_the_requests() {
     let items = vec![Item { n: 900, ts_unix_us: unix(FAULT) }];
     let call = |retry_of| Call::Readings { items: items.clone(), retry_of };
     add(&mut evidence, Some(device(0)), call(None), FAULT - 500);
-    evidence.attempts.last_mut().unwrap().outcome = Outcome::Unknown { error: "closed".to_owned() };
-    add(&mut evidence, Some(device(0)), call(Some(1)), FAULT + SECOND);
-    evidence.attempts.last_mut().unwrap().outcome = super::history::stored(0, 1);
+    let first = evidence.attempts.last_mut().unwrap();
+    first.outcome = Outcome::Unknown { error: "closed".to_owned() };
+    let first = first.number;
+    // The second time nothing was unknown any more: a repetition on purpose.
+    for seconds in [1, 2] {
+        add(&mut evidence, Some(device(0)), call(Some(first)), FAULT + seconds * SECOND);
+        evidence.attempts.last_mut().unwrap().outcome = super::history::stored(0, 1);
+    }
     let after = verdict(&evidence, Invariant::NotVacuous);
     let number = |notes: &[String], what: &str| {
         let part = notes[0].split("; ").find_map(|part| part.strip_prefix(what)).unwrap();
         part.trim_start_matches(": ").parse::<u64>().unwrap()
     };
-    for what in
-        ["ambiguous requests that were sent again", "retries answered as duplicates", "requests in flight at the fault"]
-    {
+    for what in [
+        "ambiguous requests that were sent again",
+        "retries of what was unknown answered as duplicates",
+        "requests in flight at the fault",
+    ] {
         assert_eq!(number(&after.notes, what), number(&counted, what) + 1, "{what}");
     }
     assert!(before >= 3 && after.breaches.iter().any(|b| b.contains("after COMMIT: 0, at least 3")), "{after:?}");
@@ -320,4 +328,42 @@ fn what_a_run_has_to_reach_is_counted_from_the_requests() {
     assert_eq!(number(&marked, "changes of the leader"), 1, "who led in the beginning is no change");
     evidence.attempts.clear();
     assert!(verdict(&evidence, Invariant::NotVacuous).breaches.iter().any(|b| b.contains("no client made a request")));
+}
+
+#[test]
+fn what_is_acknowledged_while_no_standby_runs_is_a_breach() {
+    let mut evidence = run();
+    let span = AloneSpan { from_us: FAULT, until_us: FAULT + 20 * SECOND };
+    evidence.attempts.retain(|attempt| attempt.done_us < span.from_us || attempt.sent_us >= span.until_us);
+    evidence.alone.push(span);
+    assert_eq!(verdict(&evidence, Invariant::NothingAlone).judged, 0);
+    let items = vec![Item { n: 900, ts_unix_us: unix(FAULT) }];
+    let first = evidence.attempts.iter().map(|attempt| attempt.number).max().unwrap() + 1;
+    let send = |evidence: &mut Evidence, retry_of, sent_us, done_us, outcome| {
+        add(evidence, Some(device(0)), Call::Readings { items: items.clone(), retry_of }, sent_us);
+        let last = evidence.attempts.last_mut().unwrap();
+        (last.number, last.done_us, last.outcome) = (first + u64::from(retry_of.is_some()), done_us, outcome);
+    };
+    send(&mut evidence, None, FAULT - 1, FAULT + SECOND, Outcome::Unknown { error: "closed".to_owned() });
+    // Answered when a standby may be back.
+    send(&mut evidence, Some(first), span.from_us, span.until_us, super::history::stored(0, 1));
+    let waited = verdict(&evidence, Invariant::NothingAlone);
+    assert!(waited.held && waited.judged == 1, "{waited:?}");
+    evidence.minimums.retried_alone = 2;
+    let few = verdict(&evidence, Invariant::NotVacuous).breaches;
+    assert!(few.iter().any(|b| b.contains("what was unknown meanwhile: 1, at least 2")), "{few:?}");
+    evidence.attempts.last_mut().unwrap().done_us = span.until_us - 1;
+    assert!(!held(&evidence, Invariant::NothingAlone));
+    add(&mut evidence, Some(device(1)), Call::Heartbeat, span.from_us + SECOND);
+    assert_eq!(verdict(&evidence, Invariant::NothingAlone).judged, 1, "a heartbeat promises nothing durable");
+}
+
+#[test]
+fn what_a_scenario_excludes_may_not_happen() {
+    let mut evidence = run();
+    evidence.maximums.leader_changes = Some(1);
+    assert!(held(&evidence, Invariant::NotVacuous));
+    evidence.maximums.leader_changes = Some(0);
+    let verdict = verdict(&evidence, Invariant::NotVacuous);
+    assert!(verdict.breaches.iter().any(|b| b.contains("changes of the leader: 1, at most 0 may be")), "{verdict:?}");
 }

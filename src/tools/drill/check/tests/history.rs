@@ -11,7 +11,7 @@ use crate::tools::drill::evidence::{
     Absence, Attempt, BeliefSpan, Call, Effect, Evidence, FinalDatabase, Item, LeakSample, Mark, MarkKind, Outcome,
     PresenceEvent, Silenced, StoredReading,
 };
-use crate::tools::drill::scenario::{Bounds, Minimums};
+use crate::tools::drill::scenario::{Bounds, Maximums, Minimums};
 use crate::tools::drill::stalls::Stalls;
 
 pub const SECOND: u64 = 1_000_000;
@@ -86,9 +86,12 @@ pub fn valid(seed: u64, devices: u128) -> Evidence {
         leaks: vec![leak("replica 1", "process.fds", 40.0, 43.0), leak("database", "database.locks", 2.0, 2.0)],
         marks: marks(takeover),
         minimums: Minimums { acknowledged: 50, leader_changes: 1, silenced: 1, revocations: 1, ..Minimums::default() },
+        maximums: Maximums::default(),
         counts: BTreeMap::from([("leader_changes".to_owned(), 1)]),
         blind: Vec::new(),
         clock_steps: Vec::new(),
+        alone: Vec::new(),
+        synchronous_standbys: 0,
         degraded_allowed: false,
         unfinished: None,
         stalls: Stalls::default(),

@@ -5,7 +5,9 @@ use uuid::Uuid;
 use super::history::{
     END, FAULT, RESOURCE, SECOND, SILENCED_AT, START, acknowledged, device, event, replica, silent, suspended, unix,
 };
-use crate::tools::drill::evidence::{Attempt, BeliefSpan, Call, Effect, Evidence, MarkKind, Outcome, StoredReading};
+use crate::tools::drill::evidence::{
+    AloneSpan, Attempt, BeliefSpan, Call, Effect, Evidence, MarkKind, Outcome, StoredReading,
+};
 use crate::tools::drill::verdict::Invariant;
 
 /// What is planted: the invariant that has to see it, the words that have to say it, and how it is done. The number
@@ -24,7 +26,7 @@ const fn plant(name: &'static str, invariant: Invariant, words: &'static str, pu
 /// Devices of the histories that plants are put into.
 pub const DEVICES: u128 = 4;
 
-pub const ALL: [Plant; 19] = [
+pub const ALL: [Plant; 21] = [
     plant("lost", Invariant::NothingLost, "is lost", lost),
     plant("lost after a duplicate", Invariant::NothingLost, "is lost", lost_duplicate),
     plant("lost of a part", Invariant::NothingLost, "counted 2 as stored, and only", lost_of_a_part),
@@ -44,7 +46,24 @@ pub const ALL: [Plant; 19] = [
     plant("leak", Invariant::NothingLeaks, "at most 8 more are allowed", leak),
     plant("vacuous", Invariant::NotVacuous, "changes of the leader: 0, at least 1", vacuous),
     plant("unfinished", Invariant::NotVacuous, "not well in time", unfinished),
+    plant("excluded", Invariant::NotVacuous, "changes of the leader: 1, at most 0", excluded),
+    plant("alone", Invariant::NothingAlone, "and no standby ran", alone),
 ];
+
+fn excluded(evidence: &mut Evidence, _: usize) {
+    evidence.maximums.leader_changes = Some(0);
+}
+
+fn alone(evidence: &mut Evidence, pick: usize) {
+    let written: Vec<&Attempt> = evidence
+        .attempts
+        .iter()
+        .filter(|attempt| matches!(attempt.call, Call::Readings { .. }) && attempt.outcome.is_acknowledged())
+        .collect();
+    let attempt = written[pick % written.len()];
+    let span = AloneSpan { from_us: attempt.sent_us, until_us: attempt.done_us + 1 };
+    evidence.alone.push(span);
+}
 
 fn lost(evidence: &mut Evidence, pick: usize) {
     let at = pick % evidence.database.readings.len();
