@@ -17,7 +17,8 @@ use tokio::sync::Mutex;
 use super::Identity;
 use super::ca::Issuer;
 use super::error::{IdentityError, keyless};
-use crate::domain::time::{Boottime, unix_us};
+use crate::domain::time::{Boottime, Clock, unix_us};
+use crate::lifecycle::tasks;
 use crate::observe::identity as observe;
 use crate::store::credentials::SUPERSEDED;
 use crate::store::revocations::{self, Revocations, Revoked};
@@ -46,18 +47,39 @@ pub(super) struct Kept(Mutex<Option<(Boottime, Made)>>);
 
 type Made = Result<Arc<Crl>, IdentityError>;
 
-impl Identity {
-    /// The revocation lists, at most [`FRESH`] old.
-    pub async fn crl(&self) -> Result<Arc<Crl>, IdentityError> {
-        let mut kept = self.0.crl.0.lock().await;
-        let now = self.0.clock.boottime();
-        let fresh = |(since, made): &&(Boottime, Made)| now.since(*since) < if made.is_ok() { FRESH } else { FAILED };
+impl Kept {
+    /// What came of the last attempt if that is fresh, counted from its end; otherwise of `make`.
+    async fn or(&self, clock: &Clock, make: impl Future<Output = Made>) -> Made {
+        let mut kept = self.0.lock().await;
+        let now = clock.boottime();
+        let fresh = |(since, made): &&(Boottime, Made)| now.since(*since) < kept_for(made);
         if let Some((_, made)) = kept.as_ref().filter(fresh) {
             return made.clone();
         }
-        let made = self.lists().await.map(Arc::new);
-        *kept = Some((self.0.clock.boottime(), made.clone()));
+        let made = make.await;
+        *kept = Some((clock.boottime(), made.clone()));
         made
+    }
+}
+
+fn kept_for(made: &Made) -> Duration {
+    match made {
+        // It will not have become shorter so soon, and to count it costs as much as to make it.
+        Ok(_) | Err(IdentityError::CrlTooLong) => FRESH,
+        Err(_) => FAILED,
+    }
+}
+
+impl Identity {
+    /// The revocation lists, at most [`FRESH`] old. Made in a task of its own: whoever hangs up while it is made leaves it
+    /// to the others, and no statement that nobody waits for.
+    pub async fn crl(&self) -> Result<Arc<Crl>, IdentityError> {
+        let this = self.clone();
+        let made = tasks::spawn(async move {
+            let make = async { this.lists().await.map(Arc::new) };
+            this.0.crl.or(&this.0.clock, make).await
+        });
+        made.await.map_err(|error| IdentityError::Internal(error.to_string()))?
     }
 
     async fn lists(&self) -> Result<Crl, IdentityError> {
@@ -130,6 +152,9 @@ fn reason(text: &str) -> Option<RevocationReason> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures_util::future::join_all;
     use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
     use super::*;
@@ -166,6 +191,54 @@ mod tests {
     fn numbers_grow_also_behind_a_failover_to_a_late_clock() {
         let of = |timeline, ms| number(timeline, now() + time::Duration::milliseconds(ms)).to_bytes();
         assert!(of(1, 0) < of(1, 1) && of(1, 1) < of(2, -5_000));
+    }
+
+    /// Lists that fail, or are made, as the test says; each attempt takes longer than its failure is kept.
+    struct Press {
+        kept: Kept,
+        clock: Clock,
+        attempts: AtomicU32,
+    }
+
+    impl Press {
+        async fn attempt(&self, made: Made) -> Made {
+            self.attempts.fetch_add(1, Ordering::SeqCst);
+            // The others are there by now, and wait.
+            tokio::task::yield_now().await;
+            self.clock.advance(FAILED * 2);
+            made
+        }
+
+        /// A hundred ask at the same time. What they are told, and how often it was attempted so far.
+        async fn asked_by_many(&self, made: &Made) -> (Vec<bool>, u32) {
+            let asked = (0..100).map(|_| self.kept.or(&self.clock, self.attempt(made.clone())));
+            let mut told: Vec<bool> = join_all(asked).await.iter().map(Result::is_ok).collect();
+            told.dedup();
+            (told, self.attempts.load(Ordering::SeqCst))
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_is_told_of_a_failure_for_a_second_and_then_it_is_tried_again() {
+        let press = Press { kept: Kept::default(), clock: Clock::manual(0), attempts: AtomicU32::new(0) };
+        let instant = Duration::from_micros(1);
+        let failure: Made = Err(IdentityError::Internal("the database does not answer".to_owned()));
+        assert_eq!(press.asked_by_many(&failure).await, (vec![false], 1), "also those who waited for longer than that");
+        press.clock.advance(FAILED.saturating_sub(instant));
+        assert_eq!(press.asked_by_many(&failure).await, (vec![false], 1));
+        press.clock.advance(instant);
+        assert_eq!(press.asked_by_many(&failure).await, (vec![false], 2));
+        press.clock.advance(FAILED);
+        let list: Made = Ok(Arc::new(Crl { der: Bytes::new(), pem: Bytes::new() }));
+        assert_eq!(press.asked_by_many(&list).await, (vec![true], 3));
+        // A list is kept for longer.
+        press.clock.advance(FRESH.saturating_sub(instant));
+        assert_eq!(press.asked_by_many(&failure).await, (vec![true], 3));
+        press.clock.advance(instant);
+        let too_long: Made = Err(IdentityError::CrlTooLong);
+        assert_eq!(press.asked_by_many(&too_long).await, (vec![false], 4));
+        press.clock.advance(FRESH.saturating_sub(instant));
+        assert_eq!(press.asked_by_many(&list).await, (vec![false], 4), "nor does what is too long get short at once");
     }
 
     #[test]

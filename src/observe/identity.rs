@@ -15,11 +15,11 @@ const SESSIONS: &str = "everbeat_identity_change_log_sessions_total";
 const ENROLLMENTS: &str = "everbeat_identity_enrollments_total";
 const BUNDLE_RELOADS: &str = "everbeat_identity_ca_bundle_reloads_total";
 const ISSUING_CA_EXPIRY: &str = "everbeat_identity_issuing_ca_expiry_timestamp_seconds";
-const KEYS: &str = "everbeat_identity_keys";
+pub const KEYS: &str = "everbeat_identity_keys";
 const KEY_RELOADS: &str = "everbeat_identity_key_reloads_total";
 const CRL_ENTRIES: &str = "everbeat_identity_crl_entries";
 const EXPIRING: &str = "everbeat_identity_certificates_expiring";
-const REFUSED: &str = "everbeat_identity_refused_total";
+pub const REFUSED: &str = "everbeat_identity_refused_total";
 
 pub(super) const METRICS: &[Metric] = &[
     counter(CACHE, "Look-ups in the caches, by cache and outcome."),

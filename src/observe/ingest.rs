@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Metric, counter, gauge, seconds, sizes};
 
-const READINGS: &str = "everbeat_ingest_readings_total";
+pub const READINGS: &str = "everbeat_ingest_readings_total";
 const COMMIT_ROWS: &str = "everbeat_ingest_commit_rows";
 const COMMIT: &str = "everbeat_ingest_commit_seconds";
 const QUEUE_ROWS: &str = "everbeat_ingest_queue_rows";

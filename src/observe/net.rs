@@ -15,7 +15,7 @@ const HANDSHAKES: &str = "everbeat_net_handshakes_in_progress";
 const HANDSHAKE: &str = "everbeat_net_handshake_seconds";
 const VERDICTS: &str = "everbeat_net_certificate_verdicts_total";
 const RELOADS: &str = "everbeat_net_reloads_total";
-const EXPIRY: &str = "everbeat_net_server_certificate_expiry_timestamp_seconds";
+pub const EXPIRY: &str = "everbeat_net_server_certificate_expiry_timestamp_seconds";
 
 pub(super) const METRICS: &[Metric] = &[
     gauge(OPEN, "Connections that hold a permit, those in the handshake included, by listener."),

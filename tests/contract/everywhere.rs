@@ -12,19 +12,19 @@ use uuid::Uuid;
 use crate::app::{Caller, TestApp, eventually, hex, reading};
 use crate::wire::{Answer, Ask, Wire};
 
-const JSON: &str = "application/json";
+pub const JSON: &str = "application/json";
 const REQUEST_ID: &str = "contract_1.2-3";
 
-struct Ground {
-    app: TestApp,
-    device: Caller,
+pub struct Ground {
+    pub app: TestApp,
+    pub device: Caller,
     /// The public part of an enrollment token.
     token_id: String,
     documents: [Value; 2],
 }
 
 impl Ground {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::with("").await
     }
 
@@ -49,7 +49,7 @@ impl Ground {
     }
 
     /// A request of a caller who may.
-    fn ask(&self, info: &RouteInfo) -> Ask {
+    pub fn ask(&self, info: &RouteInfo) -> Ask {
         self.ask_of(info, info.method.as_str(), &self.path(info))
     }
 
@@ -65,7 +65,7 @@ impl Ground {
         }
     }
 
-    async fn call(&self, info: &RouteInfo, ask: &Ask) -> Answer {
+    pub async fn call(&self, info: &RouteInfo, ask: &Ask) -> Answer {
         let answer = self.connect(info).await.call(ask).await;
         self.is_described(info, &answer);
         answer
@@ -94,7 +94,7 @@ impl Ground {
 }
 
 /// The rows of the listeners that are an API whose errors are problems.
-fn rows() -> Vec<RouteInfo> {
+pub fn rows() -> Vec<RouteInfo> {
     table().into_iter().filter(|info| info.port != Port::Ops && info.dialect != Dialect::Est).collect()
 }
 

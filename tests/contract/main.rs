@@ -13,4 +13,5 @@ mod support;
 mod wire;
 
 mod everywhere;
+mod names;
 mod programs;

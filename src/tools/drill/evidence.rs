@@ -145,6 +145,13 @@ pub struct Absence {
     pub paused: bool,
 }
 
+/// A replica was told to end, with SIGTERM. Its own log says how it did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminated {
+    pub replica: Uuid,
+    pub at_us: u64,
+}
+
 /// A span in which a replica could not hear of changes: its way to the database, or its change log, was cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlindSpan {
@@ -273,6 +280,8 @@ pub struct Evidence {
     pub attempts: Vec<Attempt>,
     pub beliefs: Vec<BeliefSpan>,
     pub absences: Vec<Absence>,
+    #[serde(default)]
+    pub terminated: Vec<Terminated>,
     pub silenced: Vec<Silenced>,
     pub database: FinalDatabase,
     pub leaks: Vec<LeakSample>,

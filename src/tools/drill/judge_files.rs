@@ -98,6 +98,7 @@ mod tests {
             "blind",
             "clock_steps",
             "alone",
+            "terminated",
             "maximums",
             "synchronous_standbys",
             "degraded_allowed",

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::check;
 use super::collect;
 use super::deployment::{Deployment, Injected};
-use super::evidence::{Absence, AloneSpan, BlindSpan, ClockStep, Evidence, Mark, MarkKind, Silenced};
+use super::evidence::{Absence, AloneSpan, BlindSpan, ClockStep, Evidence, Mark, MarkKind, Silenced, Terminated};
 use super::load::{Load, Population, final_database};
-use super::scenario::{Fault, Scenario};
+use super::scenario::{Fault, FaultKind, Scenario};
 use super::screen::Screen;
 use super::stalls::Watch;
 use super::state::{State, Watcher};
@@ -29,6 +30,8 @@ const RUSH: Duration = Duration::from_secs(1);
 const RUSH_LEAD: Duration = Duration::from_millis(100);
 /// How long what is not acknowledged is sent again in the end.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// Longer than a heartbeat's interval: by then every device was heard.
+const ALL_HEARD: Duration = Duration::from_secs(3);
 /// So much longer a run may go on for the device that fell silent in its beginning to be judged.
 const SILENCE_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -58,6 +61,7 @@ struct Notes {
     counts: BTreeMap<String, u64>,
     blind: Vec<BlindSpan>,
     clock_steps: Vec<ClockStep>,
+    terminated: Vec<Terminated>,
     alone: Vec<AloneSpan>,
     /// No standby runs now.
     is_alone: bool,
@@ -84,6 +88,7 @@ impl Field {
             counts: BTreeMap::new(),
             blind: Vec::new(),
             clock_steps: Vec::new(),
+            terminated: Vec::new(),
             alone: Vec::new(),
             is_alone: false,
             seen: state,
@@ -114,6 +119,7 @@ impl Field {
             attempts,
             beliefs: collect::beliefs(&self.deployment, &self.absences, started_us).await?,
             absences: self.absences.iter().filter(|away| away.until_us >= started_us).cloned().collect(),
+            terminated: notes.terminated,
             silenced,
             database: database.map_err(|error| also(error.detail))?,
             leaks: collect::leaks(&before, after),
@@ -146,6 +152,8 @@ impl Field {
     ) -> Result<(), String> {
         self.screen.phase(&scenario.name, "warming up");
         acknowledged(load, 0, scenario.recovery_max).await?;
+        // Before it was heard it is not online.
+        self.pause(ALL_HEARD, load).await?;
         let silent = silence(load, 1, notes);
         self.pause(scenario.warm_up + random.scale(LEASE_INTERVAL, 0.0, 1.0), load).await?;
         silence(load, scenario.minimums.silenced, notes);
@@ -204,7 +212,10 @@ impl Field {
                 }
                 load.rush(RUSH);
                 tokio::time::sleep(RUSH_LEAD).await;
+                let injecting = Instant::now();
                 self.inject(scenario, fault, active, notes).await?;
+                // What takes long to be done does not draw the next fault near.
+                began += injecting.elapsed();
                 continue;
             }
             // A look at nodes that say nothing takes its whole limit, and what comes next does not wait for that.
@@ -232,6 +243,10 @@ impl Field {
         let injected = injected.map_err(|error| format!("{text}: {error}"))?;
         let members: Vec<String> = injected.members.iter().map(ToString::to_string).collect();
         notes.marks.push(mark(injected.began_us, MarkKind::FaultBegan, format!("{text} ({})", members.join(", "))));
+        if fault.kind == FaultKind::Terminate {
+            let ended = |replica: &Uuid| Terminated { replica: *replica, at_us: injected.began_us };
+            notes.terminated.extend(injected.replicas.iter().map(ended));
+        }
         active.push(Active { injected, until: Instant::now() + fault.hold, in_force_us: self.now_us() });
         notes.is_alone |= fault.leaves_alone();
         Ok(())

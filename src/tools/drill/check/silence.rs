@@ -1,7 +1,7 @@
 //! I6: who fell silent is offline in time. The time is the formula's, from the last contact or from the end of the
 //! last outage that concerns the device, which gives it one full deadline.
 
-use super::presence::{OFFLINE, deadline_us};
+use super::presence::{OFFLINE, deadline_us, is_contact};
 use super::{Facts, SECOND_US};
 use crate::tools::drill::evidence::{Attempt, Silenced};
 use crate::tools::drill::verdict::{Invariant, Verdict};
@@ -13,8 +13,8 @@ pub const SWEEP_ALLOWANCE_US: u64 = 8 * SECOND_US;
 pub const TAKEOVER_ALLOWANCE_US: u64 = 12 * SECOND_US;
 /// A replica that does not flush can have acknowledged heartbeats for this long (`heartbeat_blind_max_s`).
 pub const BLIND_MAX_US: u64 = 10 * SECOND_US;
-/// A contact is flushed within 1 s: what happens to a replica later than this takes nothing from the device.
-const FLUSHED_US: u64 = 3 * SECOND_US;
+/// One that is told to end acknowledges and flushes for so long, at most, before it is gone.
+const DRAIN_US: u64 = 5 * SECOND_US;
 
 /// From the silence of a device with this promise to its end in *offline* around a fault, if no outage prolongs it,
 /// microseconds.
@@ -37,7 +37,14 @@ pub(super) fn judged(facts: &Facts<'_>) -> u64 {
 /// Who has to be offline before the run's end, and by when; how many others may be so later.
 fn due_within_run<'a>(facts: &'a Facts<'_>) -> (Vec<(&'a Silenced, u64)>, u64) {
     let silenced = facts.evidence.silenced.iter().map(|silenced| (silenced, due(facts, silenced)));
-    let kept = silenced.filter(|(one, due)| facts.revoked_from(one.device).is_none_or(|from| from > *due));
+    let is_heard = |one: &Silenced| {
+        let contacts = facts.of_device(one.device).iter().filter(|attempt| is_contact(attempt));
+        contacts.into_iter().any(|attempt| attempt.outcome.is_acknowledged())
+    };
+    let kept = silenced.filter(|(one, due)| {
+        // Who was not heard in this run is not online.
+        is_heard(one) && facts.revoked_from(one.device).is_none_or(|from| from > *due)
+    });
     let (within, later): (Vec<_>, Vec<_>) = kept.partition(|(_, due)| *due <= facts.evidence.ended_us);
     (within, later.len() as u64)
 }
@@ -60,7 +67,7 @@ fn due(facts: &Facts<'_>, silenced: &Silenced) -> u64 {
     let deadline = deadline_us(silenced.interval_ms);
     let last = facts.of_device(silenced.device).last().map_or(0, |attempt| attempt.done_us);
     let mut base = silenced.at_us.max(last);
-    let mut deaf = deaf_spans(facts, silenced, base.saturating_add(FLUSHED_US));
+    let mut deaf = deaf_spans(facts, silenced);
     deaf.sort_unstable();
     // Sorted by their beginnings: each can only be reached once those before it have moved the base.
     for (from, until) in deaf {
@@ -73,9 +80,9 @@ fn due(facts: &Facts<'_>, silenced: &Silenced) -> u64 {
     if at_fault { due + TAKEOVER_ALLOWANCE_US } else { due }
 }
 
-/// Spans in which the service could not have heard the device: at their end it has one full deadline. Recorded outages
-/// are spans whenever they were; others count if they began before the device's last contact was `flushed`.
-fn deaf_spans(facts: &Facts<'_>, silenced: &Silenced, flushed_us: u64) -> Vec<(u64, u64)> {
+/// Spans in which the service could not have heard the device: at their end it has one full deadline. The service cannot
+/// know that a replica that ended had heard no more of the device than it had flushed.
+fn deaf_spans(facts: &Facts<'_>, silenced: &Silenced) -> Vec<(u64, u64)> {
     let attempts = facts.of_device(silenced.device);
     // Where the last request has no answer, nobody knows who heard it.
     let heard_by = attempts.last().and_then(|attempt: &&Attempt| attempt.replica);
@@ -83,9 +90,11 @@ fn deaf_spans(facts: &Facts<'_>, silenced: &Silenced, flushed_us: u64) -> Vec<(u
     let evidence = facts.evidence;
     let outages = evidence.database.outages.iter().filter(|outage| outage.replica.is_none_or(concerns));
     let outages = outages.map(|outage| facts.span(outage.started_unix_us, outage.ended_unix_us));
-    let absent = evidence.absences.iter().filter(|one| concerns(one.replica) && one.from_us <= flushed_us);
+    let absent = evidence.absences.iter().filter(|one| concerns(one.replica));
     let absent = absent.map(|absence| (absence.from_us, absence.from_us + BLIND_MAX_US));
-    let blind = evidence.blind.iter().filter(|one| one.replica.is_none_or(concerns) && one.from_us <= flushed_us);
+    let ended = evidence.terminated.iter().filter(|one| concerns(one.replica));
+    let ended = ended.map(|one| (one.at_us, one.at_us + DRAIN_US + BLIND_MAX_US));
+    let blind = evidence.blind.iter().filter(|one| one.replica.is_none_or(concerns));
     let blind = blind.map(|blind| (blind.from_us, blind.until_us.max(blind.from_us + BLIND_MAX_US)));
-    outages.chain(absent).chain(blind).collect()
+    outages.chain(absent).chain(ended).chain(blind).collect()
 }

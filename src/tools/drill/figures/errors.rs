@@ -8,6 +8,8 @@ use crate::tools::drill::evidence::{Attempt, Call, Evidence, Outcome};
 
 /// From here on a status says that the fault is the service's.
 const SERVER_ERROR: u16 = 500;
+const UNAUTHORIZED: u16 = 401;
+const FORBIDDEN: u16 = 403;
 /// Kinds of errors that are told apart; the rest is counted together.
 const CLASSES_MAX: usize = 12;
 /// Of an error's text, the beginning names its kind.
@@ -18,11 +20,11 @@ pub fn by_clients(evidence: &Evidence) -> impl Iterator<Item = &Attempt> {
     evidence.attempts.iter().filter(|attempt| !attempt.probe)
 }
 
-/// A failure of the service. A refusal that names the client's fault (401 of a revoked identity) is none.
+/// A failure of the service, for a client whose right to call nobody takes: that it is not known or may not is one, too.
 pub fn is_error(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Acknowledged { .. } => false,
-        Outcome::Refused { status, .. } => *status >= SERVER_ERROR,
+        Outcome::Refused { status, .. } => *status >= SERVER_ERROR || matches!(*status, UNAUTHORIZED | FORBIDDEN),
         Outcome::Unknown { .. } | Outcome::NotSent { .. } => true,
     }
 }

@@ -76,8 +76,15 @@ fn errors_are_counted_by_kind_and_window() {
     let second = evidence.attempts.last().unwrap().number;
     write(&mut evidence, Some(second), FAULT + 2 * SECOND, closed());
     write(&mut evidence, None, START, closed());
-    let refused = Outcome::Refused { status: 401, problem: Some("revoked".to_owned()), detail: None };
-    write(&mut evidence, None, FAULT + 20 * SECOND, refused);
+    // A device that may call is not known: that is a failure, too. A body that is no good is not.
+    let refused = |status| Outcome::Refused { status, problem: Some("revoked".to_owned()), detail: None };
+    write(&mut evidence, None, FAULT + 20 * SECOND, refused(422));
+    assert_eq!(Figures::of(&evidence).failed, 4);
+    for status in [401, 403] {
+        let mut refusing = evidence.clone();
+        write(&mut refusing, None, FAULT + 20 * SECOND, refused(status));
+        assert_eq!(Figures::of(&refusing).failed, 5, "{status}");
+    }
     assert_eq!(value(&evidence, Figure::ErrorWindow), Some(2 * SECOND + 1_000), "from the fault to the last failure");
     // A probe asks on, whatever it is told: no client would.
     write(&mut evidence, None, FAULT + 30 * SECOND, closed());
@@ -86,7 +93,7 @@ fn errors_are_counted_by_kind_and_window() {
     let figures = Figures::of(&evidence);
     let unavailable = ("503 unavailable: Try again in # s.", 1);
     let kinds = |of: &[(&str, u64)]| of.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect();
-    assert_eq!(figures.errors, kinds(&[("401 revoked", 1), unavailable, ("no answer: closed by #.#.#.#:#", 3)]));
+    assert_eq!(figures.errors, kinds(&[("422 revoked", 1), unavailable, ("no answer: closed by #.#.#.#:#", 3)]));
     assert_eq!(figures.failed_retries, kinds(&[unavailable]));
     assert_eq!((figures.failed, figures.values[&Figure::FailedAfterOneRetry]), (4, 1), "one chain failed twice");
 }

@@ -69,9 +69,8 @@ pub(super) fn all() -> Vec<Scenario> {
         "Every answer of the database to one replica is half a second late.",
         vec![Fault::new(Kind::Delay(500), Node::Replica(3), HOLD)],
     );
-    let others = [rolling, killed, balancer, listener, every_commit, one_commit].map(with_silence);
-    // The others record outages, which give who fell silent another deadline.
-    keys_replaced().into_iter().map(with_silence).chain(others).chain([late, blind]).collect()
+    let seen = [balancer, listener, every_commit, one_commit].map(with_silence);
+    keys_replaced().into_iter().chain([rolling, killed, late, blind]).chain(seen).collect()
 }
 
 fn roll(number: u8, after: Duration) -> Fault {
@@ -88,8 +87,8 @@ fn keys_replaced() -> Vec<Scenario> {
     };
     let token_key = replaced(
         "token-key-replaced",
-        "The key that signs devices' tokens is replaced and the old one retired at once, then each replica restarts: no \
-         client that retries once sees a failure.",
+        "The key that signs devices' tokens is replaced and the former one retired at once, then each replica restarts: \
+         no client that retries once sees a failure.",
         Kind::ReplaceTokenKey,
     );
     let ca = replaced(

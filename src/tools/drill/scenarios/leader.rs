@@ -33,11 +33,11 @@ pub(super) fn all() -> Vec<Scenario> {
             ),
             TAKEOVER_RESIGNED,
         ),
-        scenario(
+        with_silence(scenario(
             "leader-session-terminated",
             "The leader's lease session is terminated: its belief ends first, and somebody leads again.",
             at_once(Kind::TerminateLeaseSession, Node::Leader),
-        ),
+        )),
         with_takeover(
             scenario(
                 "leader-paused-session-terminated",
@@ -75,11 +75,7 @@ pub(super) fn all() -> Vec<Scenario> {
     both.bounds.leader_after_writes = Some(NEW_LEADER_AFTER_WRITES);
     both.minimums.leader_changes = 1;
     chapters.push(both);
-    // Where a replica is cut off or paused, or the database away, that is recorded as an outage of those whom it heard
-    // last, and gives them another deadline.
-    let known = ["leader-kill", "leader-terminate", "leader-session-terminated", "campaign-answer-lost"];
-    let silent = |one: Scenario| if known.contains(&one.name.as_str()) { with_silence(one) } else { one };
-    chapters.into_iter().map(silent).collect()
+    chapters
 }
 
 fn cut_off() -> Vec<Scenario> {

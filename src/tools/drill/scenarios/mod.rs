@@ -89,7 +89,8 @@ fn without_failover(mut scenario: Scenario) -> Scenario {
     scenario
 }
 
-/// A device that falls silent in the beginning must be seen to be offline before the end.
+/// A device that falls silent in the beginning must be seen to be offline before the end. Where a replica ends, or is cut
+/// off or paused, or the database away, those whom it heard last have another deadline, which may be later.
 fn with_silence(mut scenario: Scenario) -> Scenario {
     scenario.minimums.silences_judged = 1;
     scenario

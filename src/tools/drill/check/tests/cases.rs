@@ -367,3 +367,16 @@ fn what_a_scenario_excludes_may_not_happen() {
     let verdict = verdict(&evidence, Invariant::NotVacuous);
     assert!(verdict.breaches.iter().any(|b| b.contains("changes of the leader: 1, at most 0 may be")), "{verdict:?}");
 }
+
+#[test]
+fn who_was_never_heard_need_not_be_offline() {
+    let mut evidence = run();
+    let silent = silent(DEVICES);
+    evidence.database.presence.retain(|event| event.device != silent);
+    assert!(!held(&evidence, Invariant::SilenceSeen), "it was heard, and nobody noticed that it fell silent");
+    for attempt in evidence.attempts.iter_mut().filter(|attempt| attempt.device == Some(silent)) {
+        attempt.outcome = Outcome::Unknown { error: "closed".to_owned() };
+    }
+    let verdict = verdict(&evidence, Invariant::SilenceSeen);
+    assert!(verdict.held && verdict.judged == 0, "{verdict:?}");
+}

@@ -75,6 +75,7 @@ pub fn valid(seed: u64, devices: u128) -> Evidence {
         attempts,
         beliefs: beliefs(takeover),
         absences: vec![absence(replica(1), FAULT, FAULT + 15 * SECOND, false)],
+        terminated: Vec::new(),
         silenced: vec![Silenced { device: silent(devices), at_us: SILENCED_AT, interval_ms: INTERVAL_MS }],
         database: FinalDatabase {
             readings: rows,
