@@ -69,8 +69,8 @@ pub(super) fn all() -> Vec<Scenario> {
         "Every answer of the database to one replica is half a second late.",
         vec![Fault::new(Kind::Delay(500), Node::Replica(3), HOLD)],
     );
-    let seen = [balancer, listener, every_commit, one_commit].map(with_silence);
-    keys_replaced().into_iter().chain([rolling, killed, late, blind]).chain(seen).collect()
+    let seen = [balancer, every_commit, one_commit].map(with_silence);
+    keys_replaced().into_iter().chain([rolling, killed, listener, late, blind]).chain(seen).collect()
 }
 
 fn roll(number: u8, after: Duration) -> Fault {
