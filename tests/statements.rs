@@ -94,6 +94,7 @@ fn of_the_drills_last_look() {
     drop(query_file!("src/store/sql/drill_backends.sql", BIG));
     drop(query_file!("src/store/sql/drill_leases.sql"));
     drop(query_file!("src/store/sql/drill_terminate_lease.sql", "sweeper"));
+    drop(query_file!("src/store/sql/drill_terminate_sync_waits.sql"));
     drop(query_file!("src/store/sql/drill_terminate_application.sql", "somebody"));
     drop(query_file!("src/store/sql/drill_node.sql"));
 }
