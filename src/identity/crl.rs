@@ -48,15 +48,15 @@ pub(super) struct Kept(Mutex<Option<(Boottime, Made)>>);
 type Made = Result<Arc<Crl>, IdentityError>;
 
 impl Kept {
-    /// What came of the last attempt if that is fresh, counted from its end; otherwise of `make`.
-    async fn or(&self, clock: &Clock, make: impl Future<Output = Made>) -> Made {
+    /// What came of the last attempt if that is fresh, counted from its end; otherwise of this one.
+    async fn or(&self, clock: &Clock, attempt: impl Future<Output = Made>) -> Made {
         let mut kept = self.0.lock().await;
         let now = clock.boottime();
         let fresh = |(since, made): &&(Boottime, Made)| now.since(*since) < kept_for(made);
         if let Some((_, made)) = kept.as_ref().filter(fresh) {
             return made.clone();
         }
-        let made = make.await;
+        let made = attempt.await;
         *kept = Some((clock.boottime(), made.clone()));
         made
     }
@@ -76,8 +76,8 @@ impl Identity {
     pub async fn crl(&self) -> Result<Arc<Crl>, IdentityError> {
         let this = self.clone();
         let made = tasks::spawn(async move {
-            let make = async { this.lists().await.map(Arc::new) };
-            this.0.crl.or(&this.0.clock, make).await
+            let attempt = async { this.lists().await.map(Arc::new) };
+            this.0.crl.or(&this.0.clock, attempt).await
         });
         made.await.map_err(|error| IdentityError::Internal(error.to_string()))?
     }
