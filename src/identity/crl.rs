@@ -43,22 +43,27 @@ pub struct Crl {
 
 /// What came of the last attempt, and when. Held over the next.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<Option<(Boottime, Made)>>);
+pub(super) struct Kept(Arc<Mutex<Option<(Boottime, Made)>>>);
 
 type Made = Result<Arc<Crl>, IdentityError>;
 
 impl Kept {
-    /// What came of the last attempt if that is fresh, counted from its end; otherwise of this one.
-    async fn or(&self, clock: &Clock, attempt: impl Future<Output = Made>) -> Made {
-        let mut kept = self.0.lock().await;
+    /// What came of the last attempt if that is fresh, counted from its end; otherwise of this one, in a task of its own:
+    /// whoever hangs up meanwhile leaves it to the others, and no statement that nobody waits for.
+    async fn or(&self, clock: &Clock, attempt: impl Future<Output = Made> + Send + 'static) -> Made {
+        let mut kept = self.0.clone().lock_owned().await;
         let now = clock.boottime();
         let fresh = |(since, made): &&(Boottime, Made)| now.since(*since) < kept_for(made);
         if let Some((_, made)) = kept.as_ref().filter(fresh) {
             return made.clone();
         }
-        let made = attempt.await;
-        *kept = Some((clock.boottime(), made.clone()));
-        made
+        let clock = clock.clone();
+        let made = tasks::spawn(async move {
+            let made = attempt.await;
+            *kept = Some((clock.boottime(), made.clone()));
+            made
+        });
+        made.await.unwrap_or_else(|error| Err(IdentityError::Internal(error.to_string())))
     }
 }
 
@@ -71,15 +76,11 @@ fn kept_for(made: &Made) -> Duration {
 }
 
 impl Identity {
-    /// The revocation lists, at most [`FRESH`] old. Made in a task of its own: whoever hangs up while it is made leaves it
-    /// to the others, and no statement that nobody waits for.
+    /// The revocation lists, at most [`FRESH`] old.
     pub async fn crl(&self) -> Result<Arc<Crl>, IdentityError> {
         let this = self.clone();
-        let made = tasks::spawn(async move {
-            let attempt = async { this.lists().await.map(Arc::new) };
-            this.0.crl.or(&this.0.clock, attempt).await
-        });
-        made.await.map_err(|error| IdentityError::Internal(error.to_string()))?
+        let attempt = async move { this.lists().await.map(Arc::new) };
+        self.0.crl.or(&self.0.clock, attempt).await
     }
 
     async fn lists(&self) -> Result<Crl, IdentityError> {
@@ -201,7 +202,7 @@ mod tests {
     }
 
     impl Press {
-        async fn attempt(&self, made: Made) -> Made {
+        async fn attempt(self: Arc<Self>, made: Made) -> Made {
             self.attempts.fetch_add(1, Ordering::SeqCst);
             // The others are there by now, and wait.
             tokio::task::yield_now().await;
@@ -210,8 +211,8 @@ mod tests {
         }
 
         /// A hundred ask at the same time. What they are told, and how often it was attempted so far.
-        async fn asked_by_many(&self, made: &Made) -> (Vec<bool>, u32) {
-            let asked = (0..100).map(|_| self.kept.or(&self.clock, self.attempt(made.clone())));
+        async fn asked_by_many(self: &Arc<Self>, made: &Made) -> (Vec<bool>, u32) {
+            let asked = (0..100).map(|_| self.kept.or(&self.clock, self.clone().attempt(made.clone())));
             let mut told: Vec<bool> = join_all(asked).await.iter().map(Result::is_ok).collect();
             told.dedup();
             (told, self.attempts.load(Ordering::SeqCst))
@@ -221,6 +222,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_asks_is_told_of_a_failure_for_a_second_and_then_it_is_tried_again() {
         let press = Press { kept: Kept::default(), clock: Clock::manual(0), attempts: AtomicU32::new(0) };
+        let press = Arc::new(press);
         let instant = Duration::from_micros(1);
         let failure: Made = Err(IdentityError::Internal("the database does not answer".to_owned()));
         assert_eq!(press.asked_by_many(&failure).await, (vec![false], 1), "also those who waited for longer than that");
@@ -239,6 +241,17 @@ mod tests {
         assert_eq!(press.asked_by_many(&too_long).await, (vec![false], 4));
         press.clock.advance(FRESH.saturating_sub(instant));
         assert_eq!(press.asked_by_many(&list).await, (vec![false], 4), "nor does what is too long get short at once");
+    }
+
+    #[tokio::test]
+    async fn whoever_hangs_up_leaves_what_was_begun_to_the_next() {
+        let press = Press { kept: Kept::default(), clock: Clock::manual(0), attempts: AtomicU32::new(0) };
+        let press = Arc::new(press);
+        let list: Made = Ok(Arc::new(Crl { der: Bytes::new(), pem: Bytes::new() }));
+        let mut gone = Box::pin(press.kept.or(&press.clock, press.clone().attempt(list.clone())));
+        assert!(futures_util::poll!(&mut gone).is_pending());
+        drop(gone);
+        assert_eq!(press.asked_by_many(&list).await, (vec![true], 1));
     }
 
     #[test]

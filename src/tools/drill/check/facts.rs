@@ -11,6 +11,9 @@ use crate::tools::drill::evidence::{Attempt, Call, ClockStep, Evidence, Mark, Ma
 /// within the step's own size of its ends.
 const STEP_TAKES_US: u64 = 2 * SECOND_US;
 
+/// "Unavailable": the service may have stored it all the same.
+const UNAVAILABLE: u16 = 503;
+
 /// The evidence with its indexes.
 pub struct Facts<'a> {
     pub evidence: &'a Evidence,
@@ -127,6 +130,32 @@ fn is_devices_own(call: &Call) -> bool {
 /// Anything but a request that certainly never arrived.
 pub fn may_have_acted(outcome: &Outcome) -> bool {
     !matches!(outcome, Outcome::NotSent { .. })
+}
+
+/// Requests that send readings again which may have been stored already, and of which nobody was told yet.
+pub fn retries_of_open(evidence: &Evidence) -> Vec<&Attempt> {
+    let mut attempts: Vec<&Attempt> = evidence.attempts.iter().collect();
+    attempts.sort_by_key(|attempt| attempt.number);
+    let (mut open, mut retries) = (HashMap::new(), Vec::new());
+    for attempt in attempts {
+        let Call::Readings { retry_of, .. } = attempt.call else { continue };
+        let first = (attempt.client.as_str(), retry_of.unwrap_or(attempt.number));
+        let may_be_stored: &mut bool = open.entry(first).or_default();
+        if retry_of.is_some() && *may_be_stored {
+            retries.push(attempt);
+        }
+        *may_be_stored = (*may_be_stored || is_open(&attempt.outcome)) && !attempt.outcome.is_acknowledged();
+    }
+    retries
+}
+
+/// It may have been done, or not.
+pub fn is_open(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Unknown { .. } => true,
+        Outcome::Refused { status, .. } => *status == UNAVAILABLE,
+        Outcome::Acknowledged { .. } | Outcome::NotSent { .. } => false,
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with milliseconds")]

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use super::facts::{is_open, retries_of_open};
 use super::{Facts, alone, silence};
 use crate::tools::drill::evidence::{Attempt, Call, Evidence, Mark, MarkKind, Outcome};
 use crate::tools::drill::verdict::{Invariant, Verdict};
@@ -102,7 +103,7 @@ fn ambiguous(evidence: &Evidence) -> u64 {
     let mut found = 0;
     for attempt in attempts {
         let Some(numbers) = items(attempt) else { continue };
-        if alone::is_open(&attempt.outcome) && numbers.iter().any(|n| later.contains(&(attempt.device, *n))) {
+        if is_open(&attempt.outcome) && numbers.iter().any(|n| later.contains(&(attempt.device, *n))) {
             found += 1;
         }
         later.extend(numbers.into_iter().map(|n| (attempt.device, n)));
@@ -111,7 +112,7 @@ fn ambiguous(evidence: &Evidence) -> u64 {
 }
 
 fn duplicates_retried(evidence: &Evidence) -> u64 {
-    let retries = alone::retries_of_open(evidence).into_iter();
+    let retries = retries_of_open(evidence).into_iter();
     let duplicates = retries.filter(|attempt| matches!(attempt.outcome, Outcome::Acknowledged { duplicates: 1.., .. }));
     duplicates.count() as u64
 }
