@@ -17,6 +17,7 @@ use super::control::{Abort, ControlStore};
 use super::error::StoreError;
 use super::key_views::{KeyRole, KeyView, LiveReplica, Signed, live, signed, views};
 use super::keys::{self, CaRow, KeyState, TokenKeyRow};
+use crate::domain::time::rfc3339;
 
 /// The class of the advisory lock under which keys change, apart from every other of ours.
 const LIFE_LOCK: i32 = 4714;
@@ -40,15 +41,21 @@ pub enum KeyRefusal {
     #[error("no replica is running, and the private half of {0} is not in this directory: nobody could sign with it")]
     HeldByNobody(String),
     #[error(
-        "{key} was published at {since} and may be used from {from} on, one renewal period later, so that every device has been told of it; --now does not wait"
+        "{key} was published at {} and may be used from {} on, one renewal period later, so that every device has been told of it; --now does not wait",
+        rfc3339(*since),
+        rfc3339(*from)
     )]
     TooNew { key: String, since: OffsetDateTime, from: OffsetDateTime },
     #[error("{0} is active; publish and activate its successor first")]
     Active(String),
-    #[error("what {key} signed may be valid until {until}; retire it then, or with --force if it is compromised")]
+    #[error(
+        "what {key} signed may be valid until {}; retire it then, or with --force if it is compromised",
+        rfc3339(*until)
+    )]
     TooEarly { key: String, until: OffsetDateTime },
     #[error(
-        "{count} live certificates were signed by {key}, the last may be used or renewed until {until}; {devices} devices have no other. Retire it when they are gone, or with --force if it is compromised"
+        "{count} live certificates were signed by {key}, the last may be used or renewed until {}; {devices} devices have no other. Retire it when they are gone, or with --force if it is compromised",
+        rfc3339(*until)
     )]
     CertificatesLive { key: String, count: i64, devices: i64, until: OffsetDateTime },
     #[error(transparent)]

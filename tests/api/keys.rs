@@ -264,7 +264,11 @@ async fn the_token_key_of_devices_is_replaced_while_they_talk() {
     fleet.restart().await;
     fleet.go_on().await;
     witness.me().await.ok(200);
-    everbeat(&app, &["keys", "retire", "--audience", "device"], &[]).await.says(&[&old, "may be valid until"]);
+    everbeat(&app, &["keys", "retire", "--audience", "device"], &[]).await.says(&[
+        &old,
+        "may be valid until 20",
+        "Z; retire",
+    ]);
     everbeat(&app, &["keys", "retire", "--audience", "device", "--key", &next], &[]).await.says(&["is active"]);
     witness.me().await.ok(200);
 
