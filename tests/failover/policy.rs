@@ -80,7 +80,7 @@ async fn a_cancelled_wait_for_two_standbys_is_not_acknowledged_because_one_has_i
     let mut device = app.enroll("pump-1").await;
     let has = "select application_name from pg_stat_replication";
     let standby: String = owner.client.query_one(has, &[]).await.unwrap().get(0);
-    let both = format!("alter system set synchronous_standby_names = '2 ({standby}, missing)'");
+    let both = format!("alter system set synchronous_standby_names = 'first 2 ({standby}, missing)'");
     for sql in [both.as_str(), "select pg_reload_conf()"] {
         owner.client.batch_execute(sql).await.unwrap();
     }

@@ -6,6 +6,6 @@ select (own.flushed - '0/0')::bigint as flushed,
        (select r.flush_lsn - '0/0' from pg_stat_replication r
         where r.sync_state in ('sync', 'quorum') and r.flush_lsn is not null
         order by r.flush_lsn desc limit 1
-        offset coalesce(substring(own.names from '^\s*(?:(?:FIRST|ANY)\s+)?(\d+)\s*\(')::int, 1) - 1)::bigint as standby,
+        offset coalesce(substring(own.names from '(?i)^\s*(?:(?:first|any)\s+)?(\d+)\s*\(')::int, 1) - 1)::bigint as standby,
        own.names <> '' as named
 from (select pg_current_wal_flush_lsn() as flushed, current_setting('synchronous_standby_names') as names) own

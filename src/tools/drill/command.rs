@@ -203,6 +203,13 @@ async fn all(
             }
             continue;
         }
+        if scenario.needs_three_nodes() && field.deployment.store().hosts.len() < 3 {
+            field.screen.say(&format!("drill: {}: left out, it takes three database nodes", scenario.name));
+            if args.only.contains(&scenario.name) {
+                return Err(format!("{} is not possible on this deployment", scenario.name));
+            }
+            continue;
+        }
         let mut runs = Vec::new();
         for number in 1..=args.repeat {
             if field.tasks.shutdown().is_draining() {

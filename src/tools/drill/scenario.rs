@@ -116,6 +116,15 @@ impl Fault {
     }
 }
 
+impl Scenario {
+    /// A standby is lost beside the primary, and another has to take over.
+    pub fn needs_three_nodes(&self) -> bool {
+        let lost =
+            |fault: &Fault| fault.node == Node::SyncStandby && matches!(fault.kind, FaultKind::Kill | FaultKind::Stop);
+        self.minimums.primary_changes > 0 && self.faults.iter().any(lost)
+    }
+}
+
 /// Below these a run proves nothing, and fails (I10). Zero: not demanded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Minimums {
@@ -123,9 +132,9 @@ pub struct Minimums {
     pub acknowledged: u64,
     /// Requests that were under way when the fault began.
     pub in_flight_at_fault: u64,
-    /// Readings whose first attempt ended unknown (or 503) and that were sent again.
+    /// Readings whose first attempt ended unknown and that were sent again.
     pub ambiguous: u64,
-    /// Retries of an unknown outcome (or 503) that were answered as duplicates.
+    /// Retries of an unknown outcome that were answered as duplicates.
     pub duplicates_retried: u64,
     pub leader_changes: u64,
     pub primary_changes: u64,
@@ -141,7 +150,7 @@ pub struct Minimums {
     /// Requests that change something, sent while no standby ran.
     #[serde(default)]
     pub tried_alone: u64,
-    /// Those of them that sent readings of an unknown outcome (or 503) again.
+    /// Those of them that sent readings of an unknown outcome again.
     #[serde(default)]
     pub retried_alone: u64,
     /// New sessions of a human that the primary let in meanwhile.

@@ -45,7 +45,12 @@ fn is_answered_within(facts: &Facts<'_>, attempt: &Attempt) -> bool {
 
 fn changes_something(call: &Call) -> bool {
     match call {
-        Call::Enroll | Call::Readings { .. } | Call::Change { .. } | Call::Revoke { .. } | Call::Restore { .. } => true,
-        Call::Heartbeat | Call::Goodbye | Call::Read { .. } | Call::Me => false,
+        Call::Enroll
+        | Call::Readings { .. }
+        | Call::Goodbye
+        | Call::Change { .. }
+        | Call::Revoke { .. }
+        | Call::Restore { .. } => true,
+        Call::Heartbeat | Call::Read { .. } | Call::Me => false,
     }
 }

@@ -11,8 +11,8 @@ use crate::tools::drill::evidence::{Attempt, Call, ClockStep, Evidence, Mark, Ma
 /// within the step's own size of its ends.
 const STEP_TAKES_US: u64 = 2 * SECOND_US;
 
-/// "Unavailable": the service may have stored it all the same.
-const UNAVAILABLE: u16 = 503;
+/// Of a 503 that may have been done. Under any other name nothing was.
+const OUTCOME_UNKNOWN: &str = "outcome-unknown";
 
 /// The evidence with its indexes.
 pub struct Facts<'a> {
@@ -153,7 +153,7 @@ pub fn retries_of_open(evidence: &Evidence) -> Vec<&Attempt> {
 pub fn is_open(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Unknown { .. } => true,
-        Outcome::Refused { status, .. } => *status == UNAVAILABLE,
+        Outcome::Refused { problem, .. } => problem.as_deref() == Some(OUTCOME_UNKNOWN),
         Outcome::Acknowledged { .. } | Outcome::NotSent { .. } => false,
     }
 }
