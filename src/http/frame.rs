@@ -33,7 +33,7 @@ use crate::wire::problem::Slug;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_MAX: usize = 64;
 /// `degraded`: what this answers for is on the primary alone (`durability.policy` is `accept`).
-pub(super) const X_DURABILITY: HeaderName = HeaderName::from_static("x-everbeat-durability");
+const X_DURABILITY: HeaderName = HeaderName::from_static("x-everbeat-durability");
 
 /// One route and what its listener shares.
 pub struct Row {

@@ -154,9 +154,9 @@ impl Field {
         acknowledged(load, 0, scenario.recovery_max).await?;
         // Before it was heard it is not online.
         self.pause(ALL_HEARD, load).await?;
-        let silent = silence(load, 1, notes);
+        let silent = silence(load, 1, notes)?;
         self.pause(scenario.warm_up + random.scale(LEASE_INTERVAL, 0.0, 1.0), load).await?;
-        silence(load, scenario.minimums.silenced, notes);
+        silence(load, scenario.minimums.silenced, notes)?;
         let mut active = Vec::new();
         let outcome = self.faults(scenario, load, &mut active, notes).await;
         let mut errors: Vec<String> = outcome.err().into_iter().collect();
@@ -320,11 +320,14 @@ impl Field {
 }
 
 /// Lets so many devices fall silent, and marks it.
-fn silence(load: &Load, count: u64, notes: &mut Notes) -> Vec<Silenced> {
+fn silence(load: &Load, count: u64, notes: &mut Notes) -> Result<Vec<Silenced>, String> {
     let silenced = load.silence(usize::try_from(count).unwrap_or(usize::MAX));
+    if (silenced.len() as u64) < count {
+        return Err(format!("{count} devices were to fall silent, and only {} are left", silenced.len()));
+    }
     let said = |one: &Silenced| mark(one.at_us, MarkKind::Note, format!("{} falls silent", one.device));
     notes.marks.extend(silenced.iter().map(said));
-    silenced
+    Ok(silenced)
 }
 
 async fn acknowledged(load: &Load, since_us: u64, limit: Duration) -> Result<(), String> {

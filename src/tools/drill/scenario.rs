@@ -138,7 +138,7 @@ pub struct Minimums {
     pub duplicates_retried: u64,
     pub leader_changes: u64,
     pub primary_changes: u64,
-    /// Devices that fell silent on purpose just before the fault, beside the one of every run.
+    /// Devices that fall silent on purpose just before the fault, beside the one of every run.
     pub silenced: u64,
     /// Silences whose end in *offline* was due within the run.
     #[serde(default)]

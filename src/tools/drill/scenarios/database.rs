@@ -90,8 +90,7 @@ fn standbys() -> Vec<Scenario> {
     one_left.minimums.ambiguous = 1;
     let mut both_killed = scenario(
         "primary-and-standby-kill",
-        "The primary and a standby are killed at once: the other one takes over, and acknowledges nothing before it has \
-         a standby.",
+        "The primary and a standby are killed at once: the other one takes over, and nothing is lost.",
         vec![
             Fault::new(Kind::Kill, Node::Primary, NODE_LOST),
             Fault::new(Kind::Kill, Node::SyncStandby, NODE_LOST).after(Duration::from_millis(1)),
