@@ -155,11 +155,15 @@ impl Deployment {
 
     /// Some faults need what a kind does not have.
     pub fn can(&self, fault: &Fault) -> bool {
-        match (fault.kind, self) {
-            (kind, _) if is_by_sql(kind) => true,
-            (_, Self::Local(_)) => Local::can(fault),
-            (_, Self::Compose(compose)) => compose.can(fault),
+        match self {
+            Self::Local(_) => Local::can(fault),
+            Self::Compose(compose) => compose.can(fault),
         }
+    }
+
+    /// Whoever takes over with nobody beside it acknowledges all the same: of two nodes there is no other to wait for.
+    pub fn successor_works_alone(&self) -> bool {
+        matches!(self, Self::Local(_))
     }
 
     /// Who has this role now.

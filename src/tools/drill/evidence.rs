@@ -95,7 +95,7 @@ pub enum Outcome {
         stored: u64,
         duplicates: u64,
         rejected: u64,
-        /// The answer said `durability: "degraded"`.
+        /// The answer said that no standby has it (`X-Everbeat-Durability: degraded`).
         degraded: bool,
         /// Of a heartbeat: when the next one is due, milliseconds.
         next_in_ms: Option<u64>,
@@ -303,9 +303,6 @@ pub struct Evidence {
     /// Of so many standbys at once commits waited, or for any one of them, before the first fault.
     #[serde(default)]
     pub synchronous_standbys: u64,
-    /// The deployment's policy is `accept`: an answer may say that the standby does not have it.
-    #[serde(default)]
-    pub degraded_allowed: bool,
     /// Why the run was not finished: the deployment was not well in time, a fault could not be injected or undone. What
     /// was promised until then is judged all the same.
     #[serde(default)]

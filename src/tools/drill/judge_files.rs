@@ -101,7 +101,6 @@ mod tests {
             "terminated",
             "maximums",
             "synchronous_standbys",
-            "degraded_allowed",
             "bounds",
             "unfinished",
             "stalls",

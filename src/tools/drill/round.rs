@@ -1,6 +1,6 @@
 //! One run of one scenario: load, fault, recovery, and the evidence of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::check;
 use super::collect;
-use super::deployment::{Deployment, Injected};
+use super::deployment::{Deployment, Injected, Member};
 use super::evidence::{Absence, AloneSpan, BlindSpan, ClockStep, Evidence, Mark, MarkKind, Silenced, Terminated};
 use super::load::{Load, Population, final_database};
-use super::scenario::{Fault, FaultKind, Scenario};
+use super::scenario::{Fault, FaultKind, Node, Scenario};
 use super::screen::Screen;
 use super::stalls::Watch;
 use super::state::{State, Watcher};
@@ -51,8 +51,6 @@ pub struct Field {
 struct Active {
     injected: Injected,
     until: Instant,
-    /// When all of it had been done.
-    in_force_us: u64,
 }
 
 /// What one run notes while it goes on.
@@ -63,8 +61,8 @@ struct Notes {
     clock_steps: Vec<ClockStep>,
     terminated: Vec<Terminated>,
     alone: Vec<AloneSpan>,
-    /// No standby runs now.
-    is_alone: bool,
+    /// Since then no standby runs.
+    alone_since_us: Option<u64>,
     seen: State,
 }
 
@@ -90,7 +88,7 @@ impl Field {
             clock_steps: Vec::new(),
             terminated: Vec::new(),
             alone: Vec::new(),
-            is_alone: false,
+            alone_since_us: None,
             seen: state,
         };
         let synchronous_standbys = notes.seen.sync_standbys.len() as u64;
@@ -132,7 +130,6 @@ impl Field {
             clock_steps: notes.clock_steps,
             alone: notes.alone,
             synchronous_standbys,
-            degraded_allowed: false,
             unfinished,
             stalls,
         })
@@ -160,8 +157,8 @@ impl Field {
         let mut active = Vec::new();
         let outcome = self.faults(scenario, load, &mut active, notes).await;
         let mut errors: Vec<String> = outcome.err().into_iter().collect();
-        for left in active {
-            errors.extend(self.undo(left, notes).await.err());
+        while !active.is_empty() {
+            errors.extend(self.undo(0, &mut active, notes).await.err());
         }
         if !errors.is_empty() {
             return Err(errors.join("; "));
@@ -180,7 +177,14 @@ impl Field {
         self.screen.phase(&scenario.name, "cooling down");
         let due_us = silent.iter().map(|one| one.at_us + check::silence_seen_us(one.interval_ms)).max().unwrap_or(0);
         let left = Duration::from_micros(due_us.saturating_sub(self.now_us()));
-        self.pause(scenario.cool_down.max(left.min(SILENCE_WAIT_MAX)), load).await
+        let until = Instant::now() + scenario.cool_down.max(left.min(SILENCE_WAIT_MAX));
+        while Instant::now() < until {
+            self.stop_if_told()?;
+            // What changes now is a change of this run as well.
+            self.look(load, notes).await;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     /// Injects and undoes in the scenario's order. A fault after all others are undone waits until all is well.
@@ -197,8 +201,7 @@ impl Field {
             self.stop_if_told()?;
             let now = Instant::now();
             if let Some(due) = active.iter().position(|fault| fault.until <= now) {
-                let due = active.remove(due);
-                self.undo(due, notes).await?;
+                self.undo(due, active, notes).await?;
                 continue;
             }
             let first = active.is_empty() && notes.marks.iter().all(|mark| mark.what != MarkKind::FaultBegan);
@@ -206,7 +209,8 @@ impl Field {
             if let Some(fault) = next {
                 if active.is_empty() && !first {
                     self.screen.phase(&scenario.name, "waiting until all is well, for the next fault");
-                    notes.seen = self.watcher.healthy(&self.deployment, scenario.recovery_max).await?;
+                    let state = self.watcher.healthy(&self.deployment, scenario.recovery_max).await?;
+                    notes.take(state, self.now_us());
                     // What comes after this fault keeps its distance from it.
                     began += now.elapsed();
                 }
@@ -247,61 +251,61 @@ impl Field {
             let ended = |replica: &Uuid| Terminated { replica: *replica, at_us: injected.began_us };
             notes.terminated.extend(injected.replicas.iter().map(ended));
         }
-        active.push(Active { injected, until: Instant::now() + fault.hold, in_force_us: self.now_us() });
-        notes.is_alone |= fault.leaves_alone();
+        active.push(Active { injected, until: Instant::now() + fault.hold });
+        if notes.alone_since_us.is_none() && self.is_alone(active) {
+            notes.alone_since_us = Some(self.now_us());
+        }
         Ok(())
     }
 
-    async fn undo(&mut self, mut active: Active, notes: &mut Notes) -> Result<(), String> {
-        let fault = active.injected.fault.clone();
+    /// Of the faults in force, as many as there are database nodes beside one keep all of these away: whoever commits
+    /// has nobody beside it.
+    fn is_alone(&self, active: &[Active]) -> bool {
+        let gone = || active.iter().map(|one| &one.injected).filter(|injected| injected.fault.takes_away());
+        let members = gone().flat_map(|injected| &injected.members);
+        let away: HashSet<&Member> = members.filter(|member| matches!(member, Member::Database(_))).collect();
+        let is_primary_gone = gone().any(|injected| injected.fault.node == Node::Primary);
+        away.len() + 1 >= self.deployment.store().hosts.len()
+            && !(is_primary_gone && self.deployment.successor_works_alone())
+    }
+
+    async fn undo(&mut self, at: usize, active: &mut Vec<Active>, notes: &mut Notes) -> Result<(), String> {
+        let mut injected = active.remove(at).injected;
+        let fault = injected.fault.clone();
         let at_us = self.now_us();
-        if fault.leaves_alone() {
-            notes.alone.push(AloneSpan { from_us: active.in_force_us, until_us: at_us });
-            notes.is_alone = false;
+        if !self.is_alone(active)
+            && let Some(from_us) = notes.alone_since_us.take()
+        {
+            notes.alone.push(AloneSpan { from_us, until_us: at_us });
         }
-        let absences = self.deployment.undo(&mut active.injected, &self.clock).await;
+        let absences = self.deployment.undo(&mut injected, &self.clock).await;
         let text = format!("{:?} of {:?} undone", fault.kind, fault.node);
         self.absences.extend(absences.map_err(|error| format!("{text}, but: {error}"))?);
-        notes.blind.extend(active.injected.blind(self.now_us()));
-        notes.clock_steps.extend(active.injected.clock_step(self.now_us()));
-        for (name, count) in std::mem::take(&mut active.injected.counts) {
+        notes.blind.extend(injected.blind(self.now_us()));
+        notes.clock_steps.extend(injected.clock_step(self.now_us()));
+        for (name, count) in std::mem::take(&mut injected.counts) {
             *notes.counts.entry(name).or_default() += count;
         }
         // A fault without a duration ended when it began.
-        let at_us = if fault.hold.is_zero() { active.injected.began_us } else { at_us };
+        let at_us = if fault.hold.is_zero() { injected.began_us } else { at_us };
         notes.marks.push(mark(at_us, MarkKind::FaultEnded, text));
         Ok(())
     }
 
     /// Looks once, and marks what has changed; what is not well.
     async fn look(&mut self, load: &Load, notes: &mut Notes) -> Option<String> {
-        if notes.is_alone {
+        if notes.alone_since_us.is_some() {
             // Who has a session already is in; the others are to get in, too.
             self.watcher.forget_sessions();
         }
         let state = self.watcher.look(&self.deployment).await;
-        if notes.is_alone && state.primary.is_some() {
+        if notes.alone_since_us.is_some() && state.primary.is_some() {
             *notes.counts.entry("entered_alone".to_owned()).or_default() += 1;
         }
         self.screen.live(&state, load.live());
-        let at_us = self.now_us();
-        // Only a name that replaces another is a change; a gap in between is not one more.
-        if let Some(primary) = state.primary {
-            if notes.seen.primary.is_some_and(|before| before != primary) {
-                notes.marks.push(mark(at_us, MarkKind::Primary, format!("pg{primary} is primary")));
-            }
-            notes.seen.primary = Some(primary);
-        }
-        if let (Some(leader), Some(id)) = (state.leader, state.leader_id) {
-            if notes.seen.leader_id.is_some_and(|before| before != id) {
-                notes.marks.push(mark(at_us, MarkKind::Leader, format!("replica {leader} leads")));
-            }
-            (notes.seen.leader, notes.seen.leader_id) = (Some(leader), Some(id));
-        }
-        if state.primary.is_some() {
-            notes.seen = State { leader: notes.seen.leader, leader_id: notes.seen.leader_id, ..state.clone() };
-        }
-        state.complaint(self.deployment.store().hosts.len() - 1)
+        let complaint = state.complaint(self.deployment.store().hosts.len() - 1);
+        notes.take(state, self.now_us());
+        complaint
     }
 
     async fn pause(&mut self, span: Duration, load: &Load) -> Result<(), String> {
@@ -316,6 +320,27 @@ impl Field {
 
     fn stop_if_told(&self) -> Result<(), String> {
         if self.tasks.shutdown().is_draining() { Err("stopped".to_owned()) } else { Ok(()) }
+    }
+}
+
+impl Notes {
+    /// Marks what has changed. Only a name that replaces another is a change; a gap in between is not one more.
+    fn take(&mut self, state: State, at_us: u64) {
+        if let Some(primary) = state.primary {
+            if self.seen.primary.is_some_and(|before| before != primary) {
+                self.marks.push(mark(at_us, MarkKind::Primary, format!("pg{primary} is primary")));
+            }
+            self.seen.primary = Some(primary);
+        }
+        if let (Some(leader), Some(id)) = (state.leader, state.leader_id) {
+            if self.seen.leader_id.is_some_and(|before| before != id) {
+                self.marks.push(mark(at_us, MarkKind::Leader, format!("replica {leader} leads")));
+            }
+            (self.seen.leader, self.seen.leader_id) = (Some(leader), Some(id));
+        }
+        if state.primary.is_some() {
+            self.seen = State { leader: self.seen.leader, leader_id: self.seen.leader_id, ..state };
+        }
     }
 }
 

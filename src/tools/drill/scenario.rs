@@ -106,13 +106,10 @@ impl Fault {
         self.after = after;
         self
     }
-}
 
-impl Fault {
-    /// While it is in force there is nobody beside the primary who could have what it commits.
-    pub fn leaves_alone(&self) -> bool {
-        let gone = matches!(self.kind, FaultKind::Kill | FaultKind::Stop | FaultKind::Pause | FaultKind::FreezeHost);
-        gone && self.node == Node::Standbys
+    /// Its members do nothing while it is in force.
+    pub fn takes_away(&self) -> bool {
+        matches!(self.kind, FaultKind::Kill | FaultKind::Stop | FaultKind::Pause | FaultKind::FreezeHost)
     }
 }
 

@@ -24,7 +24,7 @@ const MUCH_STOLEN_PERMILLE: u64 = 100;
 
 /// Shorter waits are not told one by one.
 const TOLD_US: u64 = 250_000;
-/// So many are told.
+/// So many are told: the longest.
 const TOLD_MAX: usize = 200;
 
 /// One wait.
@@ -68,8 +68,11 @@ impl Stalls {
         self.timer_us = self.timer_us.max(timer_us);
         self.sync_us = self.sync_us.max(sync_us);
         for lasted_us in [timer_us, sync_us].into_iter().filter(|us| *us >= TOLD_US) {
-            if self.told.len() < TOLD_MAX {
-                self.told.push(Stall { until_us, lasted_us });
+            self.told.push(Stall { until_us, lasted_us });
+            if self.told.len() > TOLD_MAX {
+                let shortest = self.told.iter().enumerate().min_by_key(|(_, stall)| stall.lasted_us);
+                let shortest = shortest.map(|(at, _)| at);
+                shortest.map(|at| self.told.remove(at));
             }
         }
     }
@@ -154,6 +157,11 @@ mod tests {
         }
         seen.add(TOLD_US - 1, 0, 5_500_000);
         assert_eq!(seen.told.len(), 2);
+        for _ in 0..TOLD_MAX {
+            seen.add(TOLD_US, 0, 5_500_000);
+        }
+        seen.add(2_000_000, 0, 6_500_000);
+        assert_eq!((seen.told.len(), seen.longest_us(&span)), (TOLD_MAX, 2_000_000), "the longest are kept");
     }
 
     #[tokio::test]

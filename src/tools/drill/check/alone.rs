@@ -1,25 +1,32 @@
 //! I11: while no standby runs, a success would promise what one node has, whatever became of it afterwards. That nothing
-//! was lost in the end proves nothing of it: the node may have come back.
+//! was lost in the end proves nothing of it: the node may have come back. What a deployment is drilled for is that it
+//! refuses then; an answer that says it is degraded is a breach as well.
 
-use super::Facts;
 use super::facts::retries_of_open;
+use super::{Facts, SECOND_US};
 use crate::tools::drill::evidence::{Attempt, Call, Outcome};
 use crate::tools::drill::verdict::{Invariant, Verdict};
 
+/// What the last standby confirmed just before it was gone may take so long to reach the client.
+const CONFIRMED_BEFORE_US: u64 = 2 * SECOND_US;
+
 pub(super) fn nothing(facts: &Facts<'_>) -> Verdict {
-    let is_breach = |attempt: &&&Attempt| match attempt.outcome {
-        Outcome::Acknowledged { degraded, .. } => {
-            !(degraded && facts.evidence.degraded_allowed) && is_answered_within(facts, attempt)
-        }
-        _ => false,
-    };
-    let tried: Vec<&Attempt> = tried(facts).collect();
-    let breaches = tried.iter().filter(is_breach).map(|attempt| {
-        let (sent, done) = (facts.at(attempt.sent_us), facts.at(attempt.done_us));
-        let (client, number) = (&attempt.client, attempt.number);
-        format!("request {number} of {client}, sent {sent}, was acknowledged at {done}, and no standby ran")
+    let attempts = &facts.evidence.attempts;
+    let acknowledged = attempts.iter().filter_map(|attempt| match attempt.outcome {
+        Outcome::Acknowledged { degraded, .. } => Some((attempt, degraded)),
+        _ => None,
     });
-    Verdict::new(Invariant::NothingAlone, tried.len() as u64, breaches.collect())
+    let breaches = acknowledged.filter_map(|(attempt, degraded)| {
+        let is_alone = changes_something(&attempt.call) && is_answered_alone(facts, attempt);
+        let why = if is_alone { "no standby ran" } else { "it said that no standby has it" };
+        (is_alone || degraded).then(|| {
+            let (sent, done) = (facts.at(attempt.sent_us), facts.at(attempt.done_us));
+            let (client, number) = (&attempt.client, attempt.number);
+            format!("request {number} of {client}, sent {sent}, was acknowledged at {done}, and {why}")
+        })
+    });
+    let breaches = breaches.collect();
+    Verdict::new(Invariant::NothingAlone, tried(facts).count() as u64, breaches)
 }
 
 /// Requests that change something, sent while no standby ran. Heartbeats promise nothing durable.
@@ -38,9 +45,16 @@ fn is_sent_alone(facts: &Facts<'_>, attempt: &Attempt) -> bool {
     spans.any(|span| span.from_us <= attempt.sent_us && attempt.sent_us < span.until_us)
 }
 
-fn is_answered_within(facts: &Facts<'_>, attempt: &Attempt) -> bool {
-    let spans = &facts.evidence.alone;
-    spans.iter().any(|span| span.from_us <= attempt.sent_us && attempt.done_us < span.until_us)
+/// Whatever it says, no standby confirmed it: it was sent too late for that, or answered too late.
+fn is_answered_alone(facts: &Facts<'_>, attempt: &Attempt) -> bool {
+    let stood_still_us = |from_us, until_us| facts.evidence.stalls.longest_us(&[(from_us, until_us)]);
+    facts.evidence.alone.iter().any(|span| {
+        let is_late = |done_us: u64| {
+            let confirmed_us = span.from_us.saturating_add(CONFIRMED_BEFORE_US);
+            done_us >= confirmed_us.saturating_add(stood_still_us(span.from_us, done_us))
+        };
+        (span.from_us <= attempt.sent_us || is_late(attempt.done_us)) && attempt.done_us < span.until_us
+    })
 }
 
 fn changes_something(call: &Call) -> bool {

@@ -10,56 +10,29 @@ use crate::tools::drill::evidence::{Attempt, Call, Item, Outcome};
 use crate::tools::drill::verdict::{Invariant, Verdict};
 
 /// I1. A success without a rejected item promises each item, duplicates too. With rejected items it promises as many
-/// as it counts. A degraded success promises nothing, and is a breach itself unless the policy allows it.
+/// as it counts.
 pub(super) fn nothing_lost(facts: &Facts<'_>) -> Verdict {
     let stored: HashSet<(Uuid, u64)> = facts.evidence.database.readings.iter().map(|row| (row.device, row.n)).collect();
-    let mut tally = Tally::default();
+    let (mut promised_in_all, mut breaches) = (0, Vec::new());
     for (attempt, device, items) in batches(facts) {
-        let Outcome::Acknowledged { stored: fresh, duplicates, rejected, degraded, .. } = &attempt.outcome else {
+        let Outcome::Acknowledged { stored: fresh, duplicates, rejected, .. } = &attempt.outcome else {
             continue;
         };
         let lost: Vec<&Item> = items.iter().filter(|item| !stored.contains(&(device, item.n))).collect();
-        if *degraded {
-            tally.degraded_lost += lost.len() as u64;
-            tally.degraded += items.len() as u64;
-            if !facts.evidence.degraded_allowed {
-                let text = "was acknowledged as degraded, which the policy does not allow";
-                tally.breaches.push(format!("{} {text}", request(facts, attempt, device)));
-            }
-        } else if *rejected == 0 {
-            tally.promised += items.len() as u64;
-            tally.breaches.extend(lost.iter().map(|item| lost_words(facts, attempt, device, item)));
+        if *rejected == 0 {
+            promised_in_all += items.len() as u64;
+            breaches.extend(lost.iter().map(|item| lost_words(facts, attempt, device, item)));
         } else {
             let promised = fresh + duplicates;
             let present = (items.len() - lost.len()) as u64;
-            tally.promised += promised;
+            promised_in_all += promised;
             if present < promised {
                 let of = request(facts, attempt, device);
-                tally.breaches.push(format!("{of} counted {promised} as stored, and only {present} of them are there"));
+                breaches.push(format!("{of} counted {promised} as stored, and only {present} of them are there"));
             }
         }
     }
-    tally.verdict()
-}
-
-#[derive(Default)]
-struct Tally {
-    promised: u64,
-    degraded: u64,
-    degraded_lost: u64,
-    breaches: Vec<String>,
-}
-
-impl Tally {
-    fn verdict(self) -> Verdict {
-        let note = (self.degraded > 0).then(|| {
-            format!(
-                "{} readings were acknowledged as degraded, which promises nothing; {} of them are not there",
-                self.degraded, self.degraded_lost
-            )
-        });
-        Verdict::new(Invariant::NothingLost, self.promised, self.breaches).note(note)
-    }
+    Verdict::new(Invariant::NothingLost, promised_in_all, breaches)
 }
 
 fn lost_words(facts: &Facts<'_>, attempt: &Attempt, device: Uuid, item: &Item) -> String {

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use super::facts::{is_open, retries_of_open};
 use super::{Facts, alone, silence};
 use crate::tools::drill::evidence::{Attempt, Call, Evidence, Mark, MarkKind, Outcome};
+use crate::tools::drill::state::LEADER_ROLE;
 use crate::tools::drill::verdict::{Invariant, Verdict};
 
 pub(super) fn not_vacuous(facts: &Facts<'_>) -> Verdict {
@@ -31,8 +32,12 @@ pub(super) fn not_vacuous(facts: &Facts<'_>) -> Verdict {
     let mut breaches: Vec<String> =
         missed.map(|((what, reached), least)| format!("{what}: {reached}, at least {least} are demanded")).collect();
     let maximums = &facts.evidence.maximums;
-    for (most, what) in [(maximums.leader_changes, LEADER_CHANGES), (maximums.primary_changes, PRIMARY_CHANGES)] {
-        let count = reached.iter().find(|(name, _)| *name == what).map_or(0, |(_, count)| *count);
+    let counted = |what| reached.iter().find(|(name, _)| *name == what).map_or(0, |(_, count)| *count);
+    let leaders = counted(LEADER_CHANGES).max(terms(facts.evidence).saturating_sub(1));
+    for (most, what, count) in [
+        (maximums.leader_changes, LEADER_CHANGES, leaders),
+        (maximums.primary_changes, PRIMARY_CHANGES, counted(PRIMARY_CHANGES)),
+    ] {
         let over = most.filter(|most| count > *most);
         breaches.extend(over.map(|most| format!("{what}: {count}, at most {most} may be in this scenario")));
     }
@@ -40,10 +45,10 @@ pub(super) fn not_vacuous(facts: &Facts<'_>) -> Verdict {
     if facts.evidence.attempts.is_empty() {
         breaches.push("no client made a request".to_owned());
     }
-    let counted: Vec<String> = reached.iter().map(|(what, count)| format!("{what}: {count}")).collect();
+    let counts: Vec<String> = reached.iter().map(|(what, count)| format!("{what}: {count}")).collect();
     let judged = demanded.iter().filter(|least| **least > 0).count()
         + [maximums.leader_changes, maximums.primary_changes].iter().flatten().count();
-    Verdict::new(Invariant::NotVacuous, judged as u64, breaches).note(Some(counted.join("; ")))
+    Verdict::new(Invariant::NotVacuous, judged as u64, breaches).note(Some(counts.join("; ")))
 }
 
 const LEADER_CHANGES: &str = "changes of the leader";
@@ -74,6 +79,12 @@ fn reached(facts: &Facts<'_>) -> [(&'static str, u64); 13] {
         ("retries of what was unknown meanwhile", alone::retried(facts)),
         ("sessions of a human meanwhile", counted("entered_alone")),
     ]
+}
+
+/// So many leases of the leader's duty were believed in. Whoever loses it and gets it back leads anew.
+fn terms(evidence: &Evidence) -> u64 {
+    let leads = evidence.beliefs.iter().filter(|belief| belief.duty == LEADER_ROLE);
+    leads.map(|belief| (belief.timeline, belief.epoch)).collect::<HashSet<_>>().len() as u64
 }
 
 fn acknowledged(evidence: &Evidence) -> u64 {

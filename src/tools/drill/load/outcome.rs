@@ -1,7 +1,5 @@
 //! What an answer, or its absence, says.
 
-use serde::Deserialize;
-
 use crate::client::error::{ClientError, Refusal};
 use crate::client::exchange::Answer;
 use crate::tools::drill::evidence::{Call, Outcome};
@@ -47,15 +45,12 @@ fn failed(error: &ClientError) -> Outcome {
     }
 }
 
-/// The part of a readings answer that says under which durability it was given.
-#[derive(Deserialize)]
-struct Durability {
-    durability: Option<String>,
-}
+/// Which commits an answer is given for that no standby has.
+const DURABILITY: &str = "x-everbeat-durability";
 
 fn acknowledged(what: &Call, answer: &Answer) -> Outcome {
     let mut readings = ReadingsAnswer::default();
-    let (mut degraded, mut next_in_ms) = (false, None);
+    let mut next_in_ms = None;
     // An answer that cannot be read, or does not add up, says nothing.
     let nonsense = || Outcome::Unknown { error: format!("{} with a body that makes no sense", answer.status) };
     match what {
@@ -65,8 +60,6 @@ fn acknowledged(what: &Call, answer: &Answer) -> Outcome {
             if accounted != items.len() as u64 {
                 return nonsense();
             }
-            let durability = answer.json::<Durability>().ok().and_then(|answer| answer.durability);
-            degraded = durability.as_deref() == Some("degraded");
             readings = counts;
         }
         Call::Heartbeat => {
@@ -81,7 +74,7 @@ fn acknowledged(what: &Call, answer: &Answer) -> Outcome {
         stored: readings.stored,
         duplicates: readings.duplicates,
         rejected: readings.rejected_total,
-        degraded,
+        degraded: answer.header(DURABILITY) == Some("degraded"),
         next_in_ms,
     }
 }

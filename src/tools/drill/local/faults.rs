@@ -27,9 +27,6 @@ pub(super) fn can(fault: &Fault) -> bool {
         Kind::Kill | Kind::Pause => on_replica || on_database,
         Kind::Terminate
         | Kind::CutFromDatabase(_)
-        | Kind::TerminateLeaseSession
-        | Kind::TerminateListener
-        | Kind::TerminateSyncWaits
         | Kind::CutAfterCommit
         | Kind::DropCampaignAnswer
         | Kind::Delay(_)
@@ -40,6 +37,8 @@ pub(super) fn can(fault: &Fault) -> bool {
         Kind::CutOff(Cut::Both) | Kind::Switchover => fault.node == Node::Primary,
         // A stranger's connections would need a stranger.
         Kind::TakeConnections | Kind::CutOff(_) | Kind::FreezePatroni | Kind::FillDisk | Kind::ClockStep(_) => false,
+        // Done through the database, to any deployment.
+        Kind::TerminateLeaseSession | Kind::TerminateListener | Kind::TerminateSyncWaits => true,
     }
 }
 

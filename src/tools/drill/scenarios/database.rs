@@ -13,8 +13,8 @@ const NODE_LOST: Duration = Duration::from_secs(40);
 const TWO_MINUTES: Duration = Duration::from_mins(2);
 /// Between the loss of a standby and that of the primary: longer than Patroni takes to name those that are left.
 const THEN: Duration = Duration::from_secs(10);
-/// A standby that comes back while the primary is away: a primary that is alone acknowledges nothing.
-const BACK_SOON: Duration = Duration::from_secs(10);
+/// A standby that comes back when the successor has been alone for some seconds, and before the old primary does.
+const BACK_SOON: Duration = Duration::from_secs(35);
 /// Changes that were tried meanwhile. All clients together try some dozens each second.
 const TRIED_ALONE: u64 = 100;
 
@@ -80,24 +80,28 @@ fn standbys() -> Vec<Scenario> {
     );
     let mut one_left = scenario(
         "standby-stop-primary-kill",
-        "A standby is stopped, then the primary is killed: the other one takes over, and nothing is lost.",
+        "A standby is stopped, then the primary is killed: the other one takes over, acknowledges nothing before it has a \
+         standby, and nothing is lost.",
         vec![
             Fault::new(Kind::Stop, Node::SyncStandby, THEN + BACK_SOON),
             Fault::new(Kind::Kill, Node::Primary, NODE_LOST).after(THEN),
         ],
     );
-    one_left.minimums.primary_changes = 1;
-    one_left.minimums.ambiguous = 1;
     let mut both_killed = scenario(
         "primary-and-standby-kill",
-        "The primary and a standby are killed at once: the other one takes over, and nothing is lost.",
+        "The primary and a standby are killed at once: the other one takes over, acknowledges nothing before it has a \
+         standby, and nothing is lost.",
         vec![
             Fault::new(Kind::Kill, Node::Primary, NODE_LOST),
             Fault::new(Kind::Kill, Node::SyncStandby, NODE_LOST).after(Duration::from_millis(1)),
         ],
     );
-    both_killed.minimums.primary_changes = 1;
-    both_killed.minimums.ambiguous = 1;
+    for alone in [&mut one_left, &mut both_killed] {
+        alone.minimums.primary_changes = 1;
+        alone.minimums.ambiguous = 1;
+        alone.minimums.tried_alone = TRIED_ALONE;
+        alone.minimums.entered_alone = 1;
+    }
     let unchanged = [stopped, paused, cut].map(without_failover);
     unchanged.into_iter().chain([one_left, both_killed]).chain(standbys_lost()).collect()
 }
@@ -145,8 +149,8 @@ fn sync_wait_cut() -> Scenario {
          again; then the primary is lost, and a standby without them takes over.",
         vec![
             Fault::new(Kind::Pause, Node::Standbys, Duration::from_secs(6)),
-            Fault::new(Kind::TerminateSyncWaits, Node::Primary, Duration::ZERO).after(Duration::from_millis(1_500)),
-            Fault::new(Kind::Kill, Node::Primary, NODE_LOST).after(Duration::from_millis(3_500)),
+            Fault::new(Kind::TerminateSyncWaits, Node::Primary, Duration::ZERO).after(Duration::from_millis(1_300)),
+            Fault::new(Kind::Kill, Node::Primary, NODE_LOST).after(Duration::from_millis(3_200)),
         ],
     );
     chapter.minimums.commits_cut = 1;

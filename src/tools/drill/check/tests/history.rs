@@ -93,7 +93,6 @@ pub fn valid(seed: u64, devices: u128) -> Evidence {
         clock_steps: Vec::new(),
         alone: Vec::new(),
         synchronous_standbys: 0,
-        degraded_allowed: false,
         unfinished: None,
         stalls: Stalls::default(),
         bounds: Bounds::default(),

@@ -30,7 +30,7 @@ pub const ALL: [Plant; 21] = [
     plant("lost", Invariant::NothingLost, "is lost", lost),
     plant("lost after a duplicate", Invariant::NothingLost, "is lost", lost_duplicate),
     plant("lost of a part", Invariant::NothingLost, "counted 2 as stored, and only", lost_of_a_part),
-    plant("degraded", Invariant::NothingLost, "acknowledged as degraded", degraded),
+    plant("degraded", Invariant::NothingAlone, "it said that no standby has it", degraded),
     plant("double", Invariant::NothingTwice, "is stored 2 times", double),
     plant("foreign", Invariant::NothingTwice, "was never sent", foreign),
     plant("stale write", Invariant::EffectsOrdered, "the leader of epoch 7 (timeline 1) acted as number", stale_write),
