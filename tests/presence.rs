@@ -427,7 +427,7 @@ async fn a_promise_that_gets_longer_survives_an_older_shorter_one() {
     let short = |given| Contacts { promise: Some((5_000, given)), ..contact_at(1, given) };
 
     let older = now();
-    assert_eq!(extend(&db.store.fleet, me(2).id, &[(device, 3_600_000)]).await.unwrap(), [(device, 3_600_000)]);
+    assert_eq!(extend(&db.store.fleet, me(2).id, &[(device, 3_600_000)]).await.unwrap().0, [(device, 3_600_000)]);
     let heard_by_2 = "select count(*) from presence where replica::text like '%0002'";
     assert_eq!(db.number(heard_by_2).await, 1, "a longer promise is a contact");
     db.flush(vec![short(older)]).await;
@@ -441,7 +441,7 @@ async fn a_promise_that_gets_longer_survives_an_older_shorter_one() {
     db.flush(vec![short(now())]).await;
     assert_eq!(stored().await, [(device, 5_000)]);
     let nobody = DeviceId(Uuid::from_u128(77));
-    assert_eq!(extend(&db.store.fleet, me(2).id, &[(nobody, 1), (device, 4_000)]).await.unwrap(), [(device, 5_000)]);
+    assert_eq!(extend(&db.store.fleet, me(2).id, &[(nobody, 1), (device, 4_000)]).await.unwrap().0, [(device, 5_000)]);
 }
 
 fn settings() -> PresenceSettings {

@@ -29,8 +29,9 @@ use super::PresenceSettings;
 use crate::domain::ids::{DeviceId, ReplicaId};
 use crate::domain::time::{Boottime, Clock};
 use crate::lifecycle::tasks::Tasks;
+use crate::store::durability::tell;
 use crate::store::presence::{extend, promises, settle};
-use crate::store::{Fault, FleetStore, StoreError};
+use crate::store::{Durability, Fault, FleetStore, StoreError};
 
 /// Devices in one statement.
 const BATCH_MAX: usize = 1_000;
@@ -45,13 +46,20 @@ struct Known {
     verified: Boottime,
 }
 
+/// What came of asking.
+struct Told {
+    /// The stored promise, at least what was wanted; `None` when the device has no row, or is not active.
+    stored_ms: Option<i64>,
+    /// Where everything is that was committed for it.
+    durability: Durability,
+}
+
 struct Ask {
     device: DeviceId,
     wanted_ms: i64,
     /// What this replica gave last, if it remembers: perhaps not flushed yet.
     given_ms: Option<i64>,
-    /// The stored promise, at least `wanted_ms`; `None` when the device has no row, or is not active.
-    answer: oneshot::Sender<Result<Option<i64>, Fault>>,
+    answer: oneshot::Sender<Result<Told, Fault>>,
 }
 
 pub(super) struct Promises {
@@ -119,7 +127,11 @@ impl Promises {
         let (answer, answered) = oneshot::channel();
         self.asks.try_send(Ask { device, wanted_ms, given_ms, answer }).map_err(|_| unavailable("too many wait"))?;
         match tokio::time::timeout(self.deadline, answered).await {
-            Ok(Ok(Ok(stored))) => Ok(stored),
+            Ok(Ok(Ok(told))) => {
+                // It was committed in another task than that of the request.
+                tell(told.durability);
+                Ok(told.stored_ms)
+            }
             Ok(Ok(Err(fault))) => Err(StoreError::new(NAME, fault, "the promise could not be read or committed")),
             Ok(Err(_)) => Err(unavailable("shutting down")),
             Err(_) => Err(unavailable("no answer in time")),
@@ -134,12 +146,12 @@ async fn answer(store: &FleetStore, me: ReplicaId, batch: Vec<Ask>) {
         Err(error) => return fail(batch, &error),
     };
     let longer = longer(&batch, &stored);
-    let (mut batch, mut has_written) = (batch, false);
+    let (mut batch, mut written) = (batch, None);
     if !longer.is_empty() {
         match extend(store, me, &longer).await {
             // A device that is no longer active gets no answer about what is stored: nothing will be believed of it.
-            Ok(rows) => {
-                has_written = !rows.is_empty();
+            Ok((rows, durability)) => {
+                written = Some(durability).filter(|_| !rows.is_empty());
                 for (device, _) in &longer {
                     stored.remove(device);
                 }
@@ -149,13 +161,14 @@ async fn answer(store: &FleetStore, me: ReplicaId, batch: Vec<Ask>) {
         }
     }
     let is_unproved = |ask: &Ask| ask.given_ms.is_none() && stored.contains_key(&ask.device);
-    if !has_written
-        && batch.iter().any(is_unproved)
-        && let Err(error) = settle(store).await
-    {
-        batch = fail_those(batch, &error, is_unproved);
+    if written.is_none() && batch.iter().any(is_unproved) {
+        match settle(store).await {
+            Ok(durability) => written = Some(durability),
+            Err(error) => batch = fail_those(batch, &error, is_unproved),
+        }
     }
-    reply(batch, &stored);
+    // Somebody else's may have been committed with it: told too often rather than not.
+    reply(batch, &stored, written.unwrap_or(Durability::Full));
 }
 
 /// The others are left.
@@ -178,10 +191,10 @@ fn longer(batch: &[Ask], stored: &HashMap<DeviceId, i64>) -> Vec<(DeviceId, i64)
     wishes.into_iter().collect()
 }
 
-fn reply(batch: Vec<Ask>, stored: &HashMap<DeviceId, i64>) {
+fn reply(batch: Vec<Ask>, stored: &HashMap<DeviceId, i64>, durability: Durability) {
     for ask in batch {
         // Whoever asked may have left.
-        let _ = ask.answer.send(Ok(stored.get(&ask.device).copied()));
+        let _ = ask.answer.send(Ok(Told { stored_ms: stored.get(&ask.device).copied(), durability }));
     }
 }
 

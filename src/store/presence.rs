@@ -25,7 +25,8 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::readings::WAL_WRITE;
-use super::{FleetStore, Session, StoreError};
+use super::statement::Params;
+use super::{Durability, FleetStore, Session, StoreError};
 use crate::domain::database_clock::DatabaseClock;
 use crate::domain::ids::{DeviceId, Fingerprint, ReplicaId};
 use crate::domain::lease::Fence;
@@ -186,22 +187,24 @@ pub async fn promises(store: &FleetStore, devices: &[DeviceId]) -> Result<Vec<(D
     Ok(rows.iter().map(promise).collect())
 }
 
-/// Commits something after [`promises`]: what those have seen is then on the standby as well.
-pub async fn settle(store: &FleetStore) -> Result<(), StoreError> {
-    store.upkeep(&WAL_WRITE, Vec::new()).await.map(drop)
+/// Commits something after [`promises`]: what those have seen is then where this is.
+pub async fn settle(store: &FleetStore) -> Result<Durability, StoreError> {
+    let (_, durability) = store.write_within(store.deadline(), &WAL_WRITE, Vec::new()).await?;
+    Ok(durability)
 }
 
 /// Commits longer promises (milliseconds; at most one for each device) and returns what is stored now, which another
-/// replica may have made longer still. Counts as a contact with `me`. A device that is not active is missing from the answer.
+/// replica may have made longer still, and where it is. Counts as a contact with `me`. A device that is not active is missing.
 pub async fn extend(
     store: &FleetStore,
     me: ReplicaId,
     wanted: &[(DeviceId, i64)],
-) -> Result<Vec<(DeviceId, i64)>, StoreError> {
+) -> Result<(Vec<(DeviceId, i64)>, Durability), StoreError> {
     let devices: Vec<Uuid> = wanted.iter().map(|(device, _)| device.0).collect();
     let promises: Vec<i64> = wanted.iter().map(|(_, ms)| *ms).collect();
-    let rows = store.write(&EXTEND, vec![Box::new(devices), Box::new(promises), Box::new(me.0)]).await?;
-    Ok(rows.iter().map(promise).collect())
+    let params: Params = vec![Box::new(devices), Box::new(promises), Box::new(me.0)];
+    let (rows, durability) = store.write_within(store.deadline(), &EXTEND, params).await?;
+    Ok((rows.iter().map(promise).collect(), durability))
 }
 
 fn promise(row: &Row) -> (DeviceId, i64) {

@@ -205,7 +205,7 @@ pub fn headers(port: Port) -> Value {
         "Accept": text("The media types that are taken, where that was at fault.", false, string()),
         "Accept-Encoding": text("The content codings that are taken, where that was at fault.", false, string()),
         "Retry-After": text("Seconds; `retry_after_ms` in the body is finer.", true, json!({"type": "integer", "minimum": 1})),
-    "RateLimit-Policy": text(
+        "RateLimit-Policy": text(
             "How often the device and its fleet may come: `q` requests at once, and as many in each `w` seconds (draft-ietf-httpapi-ratelimit-headers-10). Absent without a limit.",
             false,
             json!({"type": "string", "pattern": "^\"(device|fleet)\";q=[0-9]+;w=[0-9]+(, \"fleet\";q=[0-9]+;w=[0-9]+)?$"}),
@@ -215,7 +215,7 @@ pub fn headers(port: Port) -> Value {
             false,
             json!({"type": "string", "pattern": "^\"(device|fleet)\";r=[0-9]+;t=[0-9]+(, \"fleet\";r=[0-9]+;t=[0-9]+)?$"}),
         ),
-                "ETag": text("The version of the resource; strong.", true, json!({"type": "string", "pattern": "^\"[0-9]+\"$"})),
+        "ETag": text("The version of the resource; strong.", true, json!({"type": "string", "pattern": "^\"[0-9]+\"$"})),
         "X-Everbeat-Durability": text(
             "`degraded`: what was changed is on the primary alone (`durability.policy` is `accept`). Absent: it is where the policy wants it.",
             false,
