@@ -38,10 +38,10 @@ const CALM_MIN_S: f64 = 0.025;
 const CALM_WEIGHT: f64 = 0.02;
 /// What a probe weighs.
 const PROBE_WEIGHT: f64 = 0.3;
-/// Windows under load from one probe to the next. Who is refused in one stays away for much longer than it takes.
+/// Windows under load from one probe to the next.
 const PROBE_EVERY: u32 = 100;
 /// In the first window of a probe the queue drains, in the last it is measured.
-const PROBE_WINDOWS: u32 = 2;
+pub(super) const PROBE_WINDOWS: u32 = 2;
 /// Of the limit, in a probe. It leaves no queue as long as the limit is below four times what is done at once.
 const PROBE_SHARE: f64 = 0.25;
 /// What a window weighs in the latency of now.

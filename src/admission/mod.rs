@@ -82,6 +82,8 @@ pub enum Refused {
     Bodies { pause: Duration },
     #[error("too many bodies are slow to come")]
     AllBodies { pause: Duration },
+    #[error("no room is left in {limit}")]
+    Queue { limit: &'static str, pause: Duration },
 }
 
 impl Refused {
@@ -95,7 +97,8 @@ impl Refused {
             | Self::Address { pause }
             | Self::EnrollmentToken { pause }
             | Self::Bodies { pause }
-            | Self::AllBodies { pause } => pause,
+            | Self::AllBodies { pause }
+            | Self::Queue { pause, .. } => pause,
         }
     }
 }
@@ -183,7 +186,7 @@ impl Admission {
     async fn follow(self, mut limit: Limit, ingest: Ingest, shutdown: Shutdown) {
         let mut pause = Pause::new();
         loop {
-            let window = if limit.is_probing() { PROBE_WINDOW.max(self.commit() * 2) } else { WINDOW };
+            let window = if limit.is_probing() { probe_window(self.commit()) } else { WINDOW };
             tokio::select! {
                 () = tokio::time::sleep(window) => {}
                 () = shutdown.aborting() => return,
@@ -204,7 +207,7 @@ impl Admission {
             }
             let mean = Duration::try_from_secs_f64(limit.recent_s()).unwrap_or_default();
             self.0.commit_us.store(u32::try_from(mean.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
-            self.0.pause_ms.store(millis(pause.of(self.commit())), Ordering::Relaxed);
+            self.0.pause_ms.store(millis(away(&limit, &pause, self.commit())), Ordering::Relaxed);
             observe::limit(now);
             self.0.failures.observe();
             for class in Class::ALL {
@@ -215,8 +218,12 @@ impl Admission {
 
     /// One request of `class`, until the permit is dropped.
     pub fn enter(&self, class: Class) -> Result<Permit, Refused> {
-        let counters = self.counters(class);
-        counters.offered();
+        self.counters(class).offered();
+        self.enter_again(class)
+    }
+
+    /// The same for one that has left to wait for its body: it was offered once.
+    pub fn enter_again(&self, class: Class) -> Result<Permit, Refused> {
         let entered = {
             let mut guard = self.0.lock();
             let state = &mut *guard;
@@ -233,7 +240,7 @@ impl Admission {
         if entered {
             Ok(Permit(self.0.clone(), class))
         } else {
-            counters.shed(Stage::Concurrency);
+            self.counters(class).shed(Stage::Concurrency);
             Err(Refused::Full { class, pause: self.pause() })
         }
     }
@@ -247,6 +254,15 @@ impl Admission {
                 Crowded::All => Refused::AllBodies { pause: BODIES_PAUSE },
             }
         })
+    }
+
+    /// One request of `class` that had entered, and found no room in what `limit` bounds.
+    pub fn queue_full(&self, class: Class, limit: &'static str) -> Refused {
+        self.counters(class).shed(Stage::Queue);
+        if class.waits_for_commits() {
+            self.0.lock().seen.refused += 1;
+        }
+        Refused::Queue { limit, pause: self.pause() }
     }
 
     /// Can what needs a commit be answered before the caller gives up?
@@ -311,6 +327,16 @@ impl Admission {
     }
 }
 
+fn probe_window(commit: Duration) -> Duration {
+    PROBE_WINDOW.max(commit * 2)
+}
+
+/// How long to stay away. Who is refused for the sake of a probe, until that is over: away for as long as in a rush, they
+/// would leave the service idle for seconds behind it.
+fn away(limit: &Limit, pause: &Pause, commit: Duration) -> Duration {
+    if limit.is_probing() { pause::MIN.max(probe_window(commit) * limit::PROBE_WINDOWS) } else { pause.of(commit) }
+}
+
 fn millis(span: Duration) -> u32 {
     u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
 }
@@ -365,6 +391,22 @@ mod tests {
         assert_eq!(held.len(), 1);
         let beats: Vec<Permit> = std::iter::from_fn(|| admission.enter(Class::Heartbeats).ok()).collect();
         assert_eq!(beats.len(), 9 - held.len(), "95 % of ten, and what is lent is lent");
+    }
+
+    #[test]
+    fn a_probe_sends_nobody_away_for_longer_than_it_takes() {
+        let mut limit = Limit::new(LimitSettings { min: 20, max: 2_000, initial: 100 });
+        let mut pause = Pause::new();
+        for _ in 0..100 {
+            pause.learn(100, 1_000);
+        }
+        let commit = Duration::from_millis(40);
+        assert!(away(&limit, &pause, commit) >= Duration::from_secs(3), "a rush");
+        // Nothing is known of the latency without a queue: the first busy window begins a probe.
+        limit.learn(&Window { commits: 1, latency_s: 0.040, under_way_max: 100, ..Window::default() });
+        assert!(limit.is_probing());
+        assert_eq!(away(&limit, &pause, commit), Duration::from_millis(200), "its least");
+        assert_eq!(away(&limit, &pause, commit * 4), probe_window(commit * 4) * 2, "two windows of two commits");
     }
 
     #[test]

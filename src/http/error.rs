@@ -220,6 +220,12 @@ pub fn is_shed(response: &Response) -> bool {
     raised.is_some_and(|Raised(error)| error.0.is_counted)
 }
 
+/// The limit of what a handler found full, of which admission does not know yet.
+pub fn full(response: &Response) -> Option<&'static str> {
+    let Raised(error) = response.extensions().get::<Raised>()?;
+    error.0.limit.filter(|_| error.0.slug == Slug::Overloaded && !error.0.is_counted)
+}
+
 /// What was raised, if anything.
 pub fn raised(response: &Response) -> Option<Slug> {
     response.extensions().get::<Raised>().map(|Raised(error)| error.slug())

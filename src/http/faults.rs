@@ -49,6 +49,7 @@ impl From<Refused> for ApiError {
                 "Too many requests are waiting for their bodies. Send the body at once, or again after the pause.",
             )
             .limit("slow_bodies"),
+            Refused::Queue { limit, .. } => Self::because(Slug::Overloaded, again).limit(limit),
         };
         error.retry_after(refused.pause()).counted()
     }

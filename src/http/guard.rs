@@ -17,11 +17,11 @@ use super::accept;
 use super::authn::{Operator, WithCert, WithCertAndToken, WithOldCert, bearer};
 use super::body::{Bounds, Reading, check_declared};
 use super::dialect::Dialect;
-use super::error::{ApiError, raised};
+use super::error::{self, ApiError, raised};
 use super::frame::Row;
 use super::route::Permission;
 use super::{form, quota};
-use crate::admission::{Permit, Refused, Sender, Spent, Waiting};
+use crate::admission::{Admission, Permit, Refused, Sender, Spent, Waiting};
 use crate::identity::{AuthError, Denied, DeviceCaller, Identity, OperatorCaller};
 use crate::net::{ConnInfo, Peer, Rejection};
 use crate::observe::admission::Attempt;
@@ -57,7 +57,9 @@ impl Turn {
 
     /// In again. There may be no room any more.
     pub(super) fn step_in(&self) -> Result<(), ApiError> {
-        *self.place() = enter(&self.row)?;
+        let row = &*self.row;
+        let again = |admission: &Admission| admission.enter_again(row.info.class).map_err(|refused| shed(row, refused));
+        *self.place() = row.shared.admission.as_ref().map(again).transpose()?;
         Ok(())
     }
 
@@ -105,6 +107,9 @@ async fn admit(turn: &Arc<Turn>, request: Request, next: Next) -> Result<Respons
     if row.info.permission == Permission::EnrollmentToken && is_refused && has_tried {
         failed(row, Attempt::Enrollment, from);
     }
+    if let (Some(admission), Some(limit)) = (row.shared.admission.as_ref(), error::full(&response)) {
+        return Err(shed(row, admission.queue_full(row.info.class, limit)));
+    }
     if response.status().is_success() && operator.is_some_and(|operator| !operator.has_asked()) {
         return Err(ApiError::internal("a handler succeeded without asking whether its operator may"));
     }
@@ -136,9 +141,11 @@ fn shed(row: &Row, refused: Refused) -> ApiError {
 
 /// A caller of ours that is sent away did nothing wrong: its silence does not count.
 fn note(row: &Row, refused: Refused) {
-    if let (Some(presence), Refused::Full { .. } | Refused::TooLate { .. } | Refused::AllBodies { .. }) =
-        (row.shared.presence.as_ref(), refused)
-    {
+    let is_ours = matches!(
+        refused,
+        Refused::Full { .. } | Refused::TooLate { .. } | Refused::AllBodies { .. } | Refused::Queue { .. }
+    );
+    if let Some(presence) = row.shared.presence.as_ref().filter(|_| is_ours) {
         presence.shed();
     }
 }
@@ -281,6 +288,10 @@ async fn device(row: &Row, parts: &mut Parts, with_token: bool) -> Result<Arc<De
 fn spend(row: &Row, caller: &DeviceCaller) -> Result<Option<Spent>, ApiError> {
     let Some(admission) = row.shared.admission.as_ref() else { return Ok(None) };
     admission.spend(row.info.class, caller.device.id, caller.device.fleet).map(Some).map_err(|refused| {
+        // It was here, with a good certificate: however often it or its fleet sends, it is not silent.
+        if let Some(presence) = row.shared.presence.as_ref() {
+            presence.touch(contact(caller));
+        }
         let left = quota::refused(admission, refused);
         left.into_iter().fold(shed(row, refused), |error, (name, value)| match name {
             Some(name) => error.header(name, value),

@@ -32,7 +32,8 @@ pub fn refused(admission: &Admission, refused: Refused) -> HeaderMap {
         | Refused::Address { .. }
         | Refused::EnrollmentToken { .. }
         | Refused::Bodies { .. }
-        | Refused::AllBodies { .. } => return HeaderMap::new(),
+        | Refused::AllBodies { .. }
+        | Refused::Queue { .. } => return HeaderMap::new(),
     };
     headers(vec![policy(name, rate)], vec![limit(name, 0, refused.pause())])
 }

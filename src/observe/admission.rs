@@ -36,10 +36,12 @@ pub enum Stage {
     TokenFailures,
     /// Too many requests were waiting for their bodies, of all callers or of one.
     SlowBodies,
+    /// What it was to be put into was full.
+    Queue,
 }
 
 impl Stage {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Concurrency,
         Self::Deadline,
         Self::DeviceRate,
@@ -47,6 +49,7 @@ impl Stage {
         Self::AddressFailures,
         Self::TokenFailures,
         Self::SlowBodies,
+        Self::Queue,
     ];
 
     fn as_str(self) -> &'static str {
@@ -58,6 +61,7 @@ impl Stage {
             Self::AddressFailures => "address_failures",
             Self::TokenFailures => "token_failures",
             Self::SlowBodies => "slow_bodies",
+            Self::Queue => "queue",
         }
     }
 }

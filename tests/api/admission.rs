@@ -86,6 +86,82 @@ async fn a_fleet_that_sends_too_often_waits_as_a_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_refused_for_its_fleets_rate_is_not_silent() {
+    let app = TestApp::with("[admission]\nfleet_requests_per_s = 1\nfleet_burst = 4\n").await;
+    let mut device = app.enroll("one").await;
+    let (owner, _connection) = TestCluster::shared().owner(&app.database.database).await;
+    let last_seen = async || {
+        let seen = "select coalesce(extract(epoch from last_seen), 0)::float8 from presence";
+        owner.query_one(seen, &[]).await.unwrap().get::<_, f64>(0)
+    };
+    let beat = device.post("/v1/heartbeat");
+    while device.call(&beat).await.status == 200 {}
+    // What was served is written by now.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let before = last_seen().await;
+    let mut refusals = 0;
+    eventually(PATIENCE, async || {
+        refusals += u32::from(device.call(&beat).await.status == 429);
+        last_seen().await > before
+    })
+    .await;
+    assert!(refusals > 0);
+}
+
+/// The value of a series, 0 while there is none.
+async fn metric(app: &TestApp, series: &str) -> u64 {
+    let metrics = app.connect_ops().await.call(&Ask::get("/metrics")).await.text();
+    let line = metrics.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_without_room_sheds_like_everything_that_is_full() {
+    let app = TestApp::with(
+        "[ingest]\nitems_max = 1\ncommit_rows_max = 1\ncommits_in_flight_max = 1\nqueue_rows_max = 2\n\
+         [database]\nstatement_deadline_ms = 20000\n[http]\nsubmit_deadline_ms = 20000\n",
+    )
+    .await;
+    let mut callers = Vec::new();
+    for n in 0..6 {
+        callers.push(app.enroll(&format!("pump-{n}")).await);
+    }
+    let (owner, _connection) = TestCluster::shared().owner(&app.database.database).await;
+    owner.batch_execute("begin; lock table readings in access exclusive mode").await.unwrap();
+    let mut refusals = 0;
+    for caller in &mut callers {
+        let ask = caller.post("/v1/readings").json(&reading()).encode();
+        caller.wire.send(&ask).await;
+        if caller.wire.answers_within(Duration::from_millis(300)).await {
+            let (limit, ms) = refused(&caller.wire.answer().await, 503);
+            assert_eq!(limit, "readings_queue");
+            // Of the calm service: twice of its least at most.
+            assert!(ms <= 400, "{ms}");
+            refusals += 1;
+        }
+    }
+    owner.batch_execute("rollback").await.unwrap();
+    assert_eq!(refusals, 3, "one is committed, two wait");
+    let shed = "everbeat_admission_shed_total{class=\"readings\",stage=\"queue\"}";
+    assert_eq!(metric(&app, shed).await, refusals);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_its_body_is_offered_once() {
+    let app = TestApp::new().await;
+    let mut caller = app.enroll("slow").await;
+    let offered = "everbeat_admission_offered_total{class=\"readings\"}";
+    let before = metric(&app, offered).await;
+    let body = reading().to_string();
+    let head = caller.post("/v1/readings").header("Content-Type", "application/json");
+    caller.wire.send(&head.header("Content-Length", &body.len().to_string()).head_only()).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    caller.wire.send(body.as_bytes()).await;
+    caller.wire.answer().await.ok(200);
+    assert_eq!(metric(&app, offered).await, before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_commits_stand_still_readings_are_shed_and_heartbeats_are_not() {
     // 8 of 20 are the share of readings; 6 more they may borrow from those below them.
     let app = TestApp::with(
