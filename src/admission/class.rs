@@ -66,6 +66,12 @@ impl Class {
         !matches!(self, Self::Health | Self::Heartbeats)
     }
 
+    /// Of the requests of these classes, nearly each has a connection to the database for itself, one after the other.
+    /// Readings share theirs.
+    pub(super) const fn takes_a_connection(self) -> bool {
+        matches!(self, Self::Exchange | Self::Lists)
+    }
+
     pub(super) const fn place(self) -> usize {
         self as usize
     }

@@ -1,7 +1,8 @@
 //! May this request enter now? Refused early and cheaply, before its body is read.
 //!
 //! - [`Admission::enter`]: how many requests are under way, by [`Class`], under a limit that follows the latency of
-//!   commits. In need, lists are shed first and heartbeats last.
+//!   commits. In need, lists are shed first and heartbeats last. Of those that each take a connection to the database, how
+//!   many have one or wait for one.
 //! - [`Admission::in_time`]: a request that cannot be answered within its caller's deadline is not begun.
 //! - [`Admission::wait`]: how many requests wait for their bodies, outside of their classes.
 //! - [`Admission::spend`]: the rate of one device and of one fleet.
@@ -55,6 +56,10 @@ const CALLERS_MAX: u64 = 1_000_000;
 #[derive(Clone, Debug)]
 pub struct AdmissionSettings {
     pub limit: LimitSettings,
+    /// Requests of operators, and single ones of devices, that may have a connection to the database or wait for one. Too
+    /// small: they are refused while connections are free. Too large: behind a slow database they wait until they are too
+    /// late, instead of being told so at once.
+    pub database_requests_max: u32,
     /// Requests of one device at one replica. Too small: a device that was away cannot send what it kept. Too large:
     /// one that has gone mad costs its neighbours their share.
     pub device_rate: Rate,
@@ -68,6 +73,8 @@ pub struct AdmissionSettings {
 pub enum Refused {
     #[error("too many {} requests are under way", .class.as_str())]
     Full { class: Class, pause: Duration },
+    #[error("too many requests are waiting for a connection to the database")]
+    Database { pause: Duration },
     #[error("the caller's deadline is shorter than a commit")]
     TooLate { pause: Duration },
     #[error("the device sends too often")]
@@ -91,6 +98,7 @@ impl Refused {
     pub fn pause(self) -> Duration {
         match self {
             Self::Full { pause, .. }
+            | Self::Database { pause }
             | Self::TooLate { pause }
             | Self::Device { pause }
             | Self::Fleet { pause }
@@ -118,6 +126,7 @@ struct Inner {
     state: Mutex<State>,
     /// The mean latency of a commit, in microseconds; zero: not known.
     commit_us: AtomicU32,
+    database_requests_max: u32,
     /// How long to stay away, in milliseconds.
     pause_ms: AtomicU32,
     devices: Buckets<DeviceId>,
@@ -172,6 +181,7 @@ impl Admission {
         Self(Arc::new(Inner {
             state: Mutex::new(State { shares: Shares::default(), room, unprobed_room, seen: Seen::default() }),
             commit_us: 0.into(),
+            database_requests_max: settings.database_requests_max,
             pause_ms: millis(pause::MIN).into(),
             devices: Buckets::new(settings.device_rate, CALLERS_MAX),
             fleets: Buckets::new(settings.fleet_rate, CALLERS_MAX),
@@ -227,6 +237,11 @@ impl Admission {
         let entered = {
             let mut guard = self.0.lock();
             let state = &mut *guard;
+            if class.takes_a_connection() && state.shares.with_a_connection() >= self.0.database_requests_max {
+                drop(guard);
+                self.counters(class).shed(Stage::Database);
+                return Err(Refused::Database { pause: self.pause() });
+            }
             let room = if class.waits_for_commits() { state.room } else { state.unprobed_room };
             let entered = state.shares.enter(class, room);
             // A refusal shows that more than the limit would have come.
@@ -365,7 +380,8 @@ mod tests {
         let clock = Clock::manual(1_700_000_000_000_000);
         let limits = LimitSettings { min: limit, max: limit, initial: limit };
         let failures = FailureSettings::UNLIMITED;
-        let settings = AdmissionSettings { limit: limits, device_rate, fleet_rate, failures };
+        let settings =
+            AdmissionSettings { limit: limits, database_requests_max: u32::MAX, device_rate, fleet_rate, failures };
         (Admission::fixed(&settings, clock.clone()), clock)
     }
 
@@ -381,6 +397,20 @@ mod tests {
         assert!(admission.enter(Class::Heartbeats).is_ok());
         drop(held);
         assert_eq!(Class::ALL.map(|class| admission.under_way(class)), [0; 5]);
+    }
+
+    #[test]
+    fn few_wait_for_a_connection_to_the_database() {
+        let admission = Admission::fixed(&free(), Clock::manual(0));
+        let one = admission.enter(Class::Lists).unwrap();
+        let _other = admission.enter(Class::Exchange).unwrap();
+        let pause = pause::MIN;
+        assert_eq!(admission.enter(Class::Exchange).err(), Some(Refused::Database { pause }));
+        assert!(
+            [Class::Readings, Class::Heartbeats, Class::Health].iter().all(|class| admission.enter(*class).is_ok())
+        );
+        drop(one);
+        assert!(admission.enter(Class::Exchange).is_ok());
     }
 
     #[test]
@@ -446,6 +476,7 @@ mod tests {
     fn free() -> AdmissionSettings {
         AdmissionSettings {
             limit: LimitSettings { min: 10, max: 10, initial: 10 },
+            database_requests_max: 2,
             device_rate: FREE,
             fleet_rate: FREE,
             failures: FailureSettings::UNLIMITED,

@@ -81,6 +81,7 @@ section!(Admission {
     limit_min: u32,
     limit_max: u32,
     limit_initial: u32,
+    database_requests_max: u32,
     device_requests_per_s: u32,
     device_burst: u32,
     fleet_requests_per_s: u32,

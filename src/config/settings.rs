@@ -327,6 +327,7 @@ fn admission(keys: &Keys) -> AdmissionSettings {
     let rate = |per_second: u32, burst| Rate { per_second: per_second.into(), burst };
     AdmissionSettings {
         limit: LimitSettings { min: a.limit_min, max: a.limit_max, initial: a.limit_initial },
+        database_requests_max: a.database_requests_max,
         device_rate: rate(a.device_requests_per_s, a.device_burst),
         fleet_rate: rate(a.fleet_requests_per_s, a.fleet_burst),
         failures: FailureSettings {

@@ -19,6 +19,7 @@ impl From<Refused> for ApiError {
         let again = "Nothing was done. Send it again after the pause.";
         let error = match refused {
             Refused::Full { class, .. } => Self::because(Slug::Overloaded, again).limit(class.limit_name()),
+            Refused::Database { .. } => Self::because(Slug::Overloaded, again).limit("database_requests_max"),
             Refused::TooLate { .. } => Self::because(
                 Slug::Overloaded,
                 "A commit takes longer than X-Request-Deadline-Ms now. Nothing was done.",

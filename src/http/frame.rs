@@ -21,6 +21,7 @@ use super::error::{self, ApiError, Refusal, Rendering};
 use super::guard::{enter, guard, stated_patience};
 use super::route::RouteInfo;
 use super::unread::{self, Unread};
+use crate::admission::Refused;
 use crate::domain::time::Clock;
 use crate::net::ConnInfo;
 use crate::observe::http::RouteMetrics;
@@ -40,8 +41,9 @@ pub struct Row {
     pub info: RouteInfo,
     pub shared: Arc<Shared>,
     pub metrics: Arc<RouteMetrics>,
-    /// What is answered when there is no room.
+    /// What is answered when there is no room, and when too many wait for the database.
     pub no_room: Refusal,
+    pub no_connection: Refusal,
 }
 
 /// Requests that no row takes: an unknown path, or a known one with another method.
@@ -58,7 +60,7 @@ pub struct RequestId(pub Arc<str>);
 pub async fn frame(State(row): State<Arc<Row>>, request: Request, next: Next) -> Response {
     let permit = match enter(&row) {
         Ok(permit) => permit,
-        Err(refused) => return turned_away(&row, request, refused.pause()).await,
+        Err(refused) => return turned_away(&row, request, refused).await,
     };
     let served = |request| guard(row.clone(), permit, request, next);
     let mut response = framed(&row.shared, &row.metrics, row.info.dialect, request, served).await;
@@ -72,10 +74,10 @@ pub async fn frame(State(row): State<Arc<Row>>, request: Request, next: Next) ->
 const EARLY_MAX: Duration = Duration::from_secs(1);
 
 /// There is no room for this request, and the shortest way to say so: most of what comes in a rush ends here.
-async fn turned_away(row: &Row, request: Request, pause: Duration) -> Response {
+async fn turned_away(row: &Row, request: Request, refused: Refused) -> Response {
     let origin = Origin::of(&row.shared);
     let RequestId(id) = request_id(request.headers(), &row.shared.clock);
-    let pause = row.shared.random.scale(pause, 1.0, 2.0);
+    let pause = row.shared.random.scale(refused.pause(), 1.0, 2.0);
     let waits = stay(row, &request, pause);
     let goes_on = unread::take_in_unseen(request).await;
     if let Some(wait) = waits {
@@ -83,7 +85,8 @@ async fn turned_away(row: &Row, request: Request, pause: Duration) -> Response {
     }
     // What it waited on purpose is no latency of ours.
     let in_flight = row.metrics.begin();
-    let mut response = row.no_room.response(&id, pause);
+    let refusal = if matches!(refused, Refused::Database { .. }) { &row.no_connection } else { &row.no_room };
+    let mut response = refusal.response(&id, pause);
     sign(&mut response, !goes_on, &id, origin.as_ref());
     in_flight.answered(response.status().as_u16());
     tracing::debug!(request_id = %id, listener = row.info.port.as_str(), route = row.info.path, "shed");

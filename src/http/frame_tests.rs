@@ -175,9 +175,14 @@ fn only_what_there_is_too_much_of_is_shed() {
 
 /// A listener that has no room for another exchange while the permit is there.
 fn full() -> (Shared, Permit) {
+    crowded(0, u32::MAX)
+}
+
+fn crowded(limit: u32, database_requests_max: u32) -> (Shared, Permit) {
     let free = Rate { per_second: 0.0, burst: 1 };
     let settings = AdmissionSettings {
-        limit: LimitSettings { min: 0, max: 0, initial: 0 },
+        limit: LimitSettings { min: limit, max: limit, initial: limit },
+        database_requests_max,
         device_rate: free,
         fleet_rate: free,
         failures: FailureSettings::UNLIMITED,
@@ -250,6 +255,9 @@ async fn where_there_is_no_room_the_refusal_is_a_problem_like_any_other() {
         let waits = Request::post(path).header(header::EXPECT, "100-continue").body(Body::from("{}")).unwrap();
         assert_eq!(router.oneshot(waits).await.unwrap().headers()[header::CONNECTION], "close");
     }
+    let (shared, _only) = crowded(100, 1);
+    let waits = router_with(&shared).oneshot(post("/json", "application/json", "{}")).await.unwrap();
+    assert_eq!(problem(waits).await.limit.as_deref(), Some("database_requests_max"));
     // Byte for byte what the renderer writes.
     let pause = Duration::from_millis(1_500);
     let refused = Refused::Full { class: Class::Lists, pause };

@@ -143,7 +143,11 @@ fn shed(row: &Row, refused: Refused) -> ApiError {
 fn note(row: &Row, refused: Refused) {
     let is_ours = matches!(
         refused,
-        Refused::Full { .. } | Refused::TooLate { .. } | Refused::AllBodies { .. } | Refused::Queue { .. }
+        Refused::Full { .. }
+            | Refused::Database { .. }
+            | Refused::TooLate { .. }
+            | Refused::AllBodies { .. }
+            | Refused::Queue { .. }
     );
     if let Some(presence) = row.shared.presence.as_ref().filter(|_| is_ours) {
         presence.shed();

@@ -28,6 +28,7 @@ pub fn refused(admission: &Admission, refused: Refused) -> HeaderMap {
         Refused::Device { .. } => ("device", device),
         Refused::Fleet { .. } => ("fleet", fleet),
         Refused::Full { .. }
+        | Refused::Database { .. }
         | Refused::TooLate { .. }
         | Refused::Address { .. }
         | Refused::EnrollmentToken { .. }

@@ -276,7 +276,9 @@ pub(super) fn build<S: Clone + Send + Sync + 'static>(
         // The pause is a pause of its time.
         let full = Refused::Full { class: info.class, pause: Duration::ZERO };
         let no_room = Refusal::of(full.into(), info.dialect);
-        let (path, row) = (info.path, Arc::new(Row { info, shared: shared.clone(), metrics, no_room }));
+        let no_connection = Refusal::of(Refused::Database { pause: Duration::ZERO }.into(), info.dialect);
+        let row = Row { info, shared: shared.clone(), metrics, no_room, no_connection };
+        let (path, row) = (row.info.path, Arc::new(row));
         // `route_layer`: the fallback for other methods is not this row's.
         let handler = handler.route_layer(from_fn_with_state(row, frame::frame));
         app = app.route(path, handler);

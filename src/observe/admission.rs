@@ -38,10 +38,12 @@ pub enum Stage {
     SlowBodies,
     /// What it was to be put into was full.
     Queue,
+    /// Too many were waiting for a connection to the database.
+    Database,
 }
 
 impl Stage {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Concurrency,
         Self::Deadline,
         Self::DeviceRate,
@@ -50,6 +52,7 @@ impl Stage {
         Self::TokenFailures,
         Self::SlowBodies,
         Self::Queue,
+        Self::Database,
     ];
 
     fn as_str(self) -> &'static str {
@@ -62,6 +65,7 @@ impl Stage {
             Self::TokenFailures => "token_failures",
             Self::SlowBodies => "slow_bodies",
             Self::Queue => "queue",
+            Self::Database => "database",
         }
     }
 }

@@ -117,6 +117,7 @@ impl Rig {
         let free = Rate { per_second: 0.0, burst: 1 };
         let admission = AdmissionSettings {
             limit: LimitSettings { min: 100, max: 100, initial: 100 },
+            database_requests_max: 100,
             device_rate: free,
             fleet_rate: free,
             failures: FailureSettings::UNLIMITED,
