@@ -104,6 +104,15 @@ impl Answer {
     }
 }
 
+#[cfg(test)]
+impl Answer {
+    /// A 200 with JSON.
+    pub fn example(headers: HeaderMap, body: &'static str) -> Self {
+        let (endpoint, body) = (String::new(), Bytes::from_static(body.as_bytes()));
+        Self { endpoint, status: 200, is_json: true, retry_after: None, body, headers }
+    }
+}
+
 /// A pool of connections with one TLS configuration. Clones share it.
 #[derive(Clone)]
 pub struct Transport {

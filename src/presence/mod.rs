@@ -167,7 +167,8 @@ impl Presence {
             Err(PresenceError::Full) => observed::Heartbeat::Full,
             Err(PresenceError::Store(_) | PresenceError::Gone) => observed::Heartbeat::Promise,
         });
-        if outcome.is_err() {
+        // Where only its promise could not be had, it was heard.
+        if matches!(outcome, Err(PresenceError::Blind { .. } | PresenceError::Full)) {
             self.0.health.refused();
         }
         outcome

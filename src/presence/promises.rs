@@ -134,7 +134,8 @@ impl Promises {
             }
             Ok(Ok(Err(fault))) => Err(StoreError::new(NAME, fault, "the promise could not be read or committed")),
             Ok(Err(_)) => Err(unavailable("shutting down")),
-            Err(_) => Err(unavailable("no answer in time")),
+            // A longer promise may be on its way to a commit.
+            Err(_) => Err(StoreError::new(NAME, Fault::Unknown, "no answer in time")),
         }
     }
 }
@@ -167,8 +168,13 @@ async fn answer(store: &FleetStore, me: ReplicaId, batch: Vec<Ask>) {
             Err(error) => batch = fail_those(batch, &error, is_unproved),
         }
     }
-    // Somebody else's may have been committed with it: told too often rather than not.
-    reply(batch, &stored, written.unwrap_or(Durability::Full));
+    let has_longer = |ask: &Ask| longer.iter().any(|(device, _)| *device == ask.device);
+    let durability = |ask: &Ask| match written {
+        Some(durability) if has_longer(ask) || ask.given_ms.is_none() => durability,
+        // Nothing was committed for it.
+        _ => Durability::Full,
+    };
+    reply(batch, &stored, durability);
 }
 
 /// The others are left.
@@ -191,8 +197,9 @@ fn longer(batch: &[Ask], stored: &HashMap<DeviceId, i64>) -> Vec<(DeviceId, i64)
     wishes.into_iter().collect()
 }
 
-fn reply(batch: Vec<Ask>, stored: &HashMap<DeviceId, i64>, durability: Durability) {
+fn reply(batch: Vec<Ask>, stored: &HashMap<DeviceId, i64>, durability: impl Fn(&Ask) -> Durability) {
     for ask in batch {
+        let durability = durability(&ask);
         // Whoever asked may have left.
         let _ = ask.answer.send(Ok(Told { stored_ms: stored.get(&ask.device).copied(), durability }));
     }

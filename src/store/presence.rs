@@ -194,7 +194,8 @@ pub async fn settle(store: &FleetStore) -> Result<Durability, StoreError> {
 }
 
 /// Commits longer promises (milliseconds; at most one for each device) and returns what is stored now, which another
-/// replica may have made longer still, and where it is. Counts as a contact with `me`. A device that is not active is missing.
+/// replica may have made longer still, and where it is. Counts as a contact with `me`. A device that is not active is
+/// missing.
 pub async fn extend(
     store: &FleetStore,
     me: ReplicaId,

@@ -164,14 +164,7 @@ impl Field {
             return Err(errors.join("; "));
         }
         self.screen.phase(&scenario.name, "waiting until all is well again");
-        let began = Instant::now();
-        while let Some(complaint) = self.look(load, notes).await {
-            if began.elapsed() > scenario.recovery_max {
-                return Err(format!("not well {} s after the fault: {complaint}", scenario.recovery_max.as_secs()));
-            }
-            self.stop_if_told()?;
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        self.until_well(scenario, load, notes).await?;
         acknowledged(load, self.now_us(), scenario.recovery_max).await?;
         notes.marks.push(mark(self.now_us(), MarkKind::Healthy, "all is well again".to_owned()));
         self.screen.phase(&scenario.name, "cooling down");
@@ -182,6 +175,18 @@ impl Field {
             self.stop_if_told()?;
             // What changes now is a change of this run as well.
             self.look(load, notes).await;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    async fn until_well(&mut self, scenario: &Scenario, load: &Load, notes: &mut Notes) -> Result<(), String> {
+        let began = Instant::now();
+        while let Some(complaint) = self.look(load, notes).await {
+            if began.elapsed() > scenario.recovery_max {
+                return Err(format!("not well {} s after the fault: {complaint}", scenario.recovery_max.as_secs()));
+            }
+            self.stop_if_told()?;
             tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
@@ -209,8 +214,7 @@ impl Field {
             if let Some(fault) = next {
                 if active.is_empty() && !first {
                     self.screen.phase(&scenario.name, "waiting until all is well, for the next fault");
-                    let state = self.watcher.healthy(&self.deployment, scenario.recovery_max).await?;
-                    notes.take(state, self.now_us());
+                    self.until_well(scenario, load, notes).await?;
                     // What comes after this fault keeps its distance from it.
                     began += now.elapsed();
                 }
@@ -252,32 +256,27 @@ impl Field {
             notes.terminated.extend(injected.replicas.iter().map(ended));
         }
         active.push(Active { injected, until: Instant::now() + fault.hold });
-        if notes.alone_since_us.is_none() && self.is_alone(active) {
-            notes.alone_since_us = Some(self.now_us());
-        }
+        self.note_alone(active, self.now_us(), notes);
         Ok(())
     }
 
-    /// Of the faults in force, as many as there are database nodes beside one keep all of these away: whoever commits
-    /// has nobody beside it.
-    fn is_alone(&self, active: &[Active]) -> bool {
-        let gone = || active.iter().map(|one| &one.injected).filter(|injected| injected.fault.takes_away());
-        let members = gone().flat_map(|injected| &injected.members);
-        let away: HashSet<&Member> = members.filter(|member| matches!(member, Member::Database(_))).collect();
-        let is_primary_gone = gone().any(|injected| injected.fault.node == Node::Primary);
-        away.len() + 1 >= self.deployment.store().hosts.len()
-            && !(is_primary_gone && self.deployment.successor_works_alone())
+    /// Does a standby run, with these faults in force from now on?
+    fn note_alone(&self, active: &[Active], at_us: u64, notes: &mut Notes) {
+        let in_force = active.iter().map(|one| (&one.injected.fault, one.injected.members.as_slice()));
+        let (hosts, works_alone) = (self.deployment.store().hosts.len(), self.deployment.successor_works_alone());
+        if !is_alone(in_force, hosts, works_alone) {
+            let ended = notes.alone_since_us.take().map(|from_us| AloneSpan { from_us, until_us: at_us });
+            notes.alone.extend(ended);
+        } else if notes.alone_since_us.is_none() {
+            notes.alone_since_us = Some(at_us);
+        }
     }
 
     async fn undo(&mut self, at: usize, active: &mut Vec<Active>, notes: &mut Notes) -> Result<(), String> {
         let mut injected = active.remove(at).injected;
         let fault = injected.fault.clone();
         let at_us = self.now_us();
-        if !self.is_alone(active)
-            && let Some(from_us) = notes.alone_since_us.take()
-        {
-            notes.alone.push(AloneSpan { from_us, until_us: at_us });
-        }
+        self.note_alone(active, at_us, notes);
         let absences = self.deployment.undo(&mut injected, &self.clock).await;
         let text = format!("{:?} of {:?} undone", fault.kind, fault.node);
         self.absences.extend(absences.map_err(|error| format!("{text}, but: {error}"))?);
@@ -362,4 +361,57 @@ async fn acknowledged(load: &Load, since_us: u64, limit: Duration) -> Result<(),
 
 fn mark(at_us: u64, what: MarkKind, text: String) -> Mark {
     Mark { at_us, what, text }
+}
+
+/// At most one of the database nodes is left, by these faults: whoever commits has nobody beside it. `works_alone`: a
+/// successor does so all the same.
+fn is_alone<'a>(
+    in_force: impl Iterator<Item = (&'a Fault, &'a [Member])> + Clone,
+    hosts: usize,
+    works_alone: bool,
+) -> bool {
+    let gone = in_force.filter(|(fault, _)| fault.takes_away());
+    let members = gone.clone().flat_map(|(_, members)| members);
+    let away: HashSet<&Member> = members.filter(|member| matches!(member, Member::Database(_))).collect();
+    let is_primary_gone = gone.clone().any(|(fault, _)| fault.node == Node::Primary);
+    hosts > 1 && away.len() + 1 >= hosts && !(is_primary_gone && works_alone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In force; alone of three nodes, of two, of two whose successor works alone.
+    type Case<'a> = (&'a [(&'a Fault, &'a [Member])], bool, bool, bool);
+
+    #[test]
+    fn who_has_nobody_beside_it_is_alone() {
+        let fault = |kind, node| Fault::new(kind, node, Duration::from_secs(1));
+        let (primary, standby) = (fault(FaultKind::Kill, Node::Primary), fault(FaultKind::Stop, Node::SyncStandby));
+        let (standbys, frozen) =
+            (fault(FaultKind::Pause, Node::Standbys), fault(FaultKind::FreezeHost, Node::Standbys));
+        let waits = fault(FaultKind::TerminateSyncWaits, Node::Primary);
+        let (replica, restart) =
+            (fault(FaultKind::Kill, Node::Leader), fault(FaultKind::PostmasterKill, Node::Primary));
+        let [one, two, three] = [1, 2, 3].map(Member::Database);
+        let both = [two, three];
+        let cases: [Case<'_>; 10] = [
+            (&[], false, false, false),
+            (&[(&primary, &[one])], false, true, false),
+            (&[(&standby, &[two])], false, true, true),
+            (&[(&standby, &[two]), (&primary, &[one])], true, true, false),
+            (&[(&standby, &[two]), (&standby, &[two])], false, true, true),
+            (&[(&standbys, &both)], true, true, true),
+            (&[(&frozen, &both), (&waits, &[one])], true, true, true),
+            (&[(&standbys, &both), (&primary, &[one])], true, true, false),
+            (&[(&replica, &[Member::Replica(1)]), (&replica, &[Member::Replica(2)])], false, false, false),
+            (&[(&restart, &[one]), (&waits, &[one])], false, false, false),
+        ];
+        for (in_force, of_three, of_two, of_a_pair) in cases {
+            let alone = |hosts, works_alone| is_alone(in_force.iter().copied(), hosts, works_alone);
+            let found = (alone(3, false), alone(2, false), alone(2, true));
+            assert_eq!(found, (of_three, of_two, of_a_pair), "{in_force:?}");
+            assert!(!alone(1, false), "a single node never had one");
+        }
+    }
 }

@@ -57,11 +57,19 @@ impl Stalls {
 
     /// A time that was measured in one of these spans may be longer by so much, in microseconds.
     pub fn longest_us(&self, spans: &[(u64, u64)]) -> u64 {
-        let overlaps = |stall: &&Stall| {
+        self.overlapping(spans).map(|stall| stall.lasted_us).max().unwrap_or(0)
+    }
+
+    /// All that overlap a span, added up.
+    pub fn all_us(&self, from_us: u64, until_us: u64) -> u64 {
+        self.overlapping(&[(from_us, until_us)]).map(|stall| stall.lasted_us).sum()
+    }
+
+    fn overlapping(&self, spans: &[(u64, u64)]) -> impl Iterator<Item = &Stall> {
+        self.told.iter().filter(|stall| {
             let from_us = stall.until_us.saturating_sub(stall.lasted_us);
             spans.iter().any(|(from, until)| from_us < *until && stall.until_us > *from)
-        };
-        self.told.iter().filter(overlaps).map(|stall| stall.lasted_us).max().unwrap_or(0)
+        })
     }
 
     fn add(&mut self, timer_us: u64, sync_us: u64, until_us: u64) {
@@ -70,9 +78,10 @@ impl Stalls {
         for lasted_us in [timer_us, sync_us].into_iter().filter(|us| *us >= TOLD_US) {
             self.told.push(Stall { until_us, lasted_us });
             if self.told.len() > TOLD_MAX {
-                let shortest = self.told.iter().enumerate().min_by_key(|(_, stall)| stall.lasted_us);
-                let shortest = shortest.map(|(at, _)| at);
-                shortest.map(|at| self.told.remove(at));
+                let by_length = self.told.iter().enumerate().min_by_key(|(_, stall)| stall.lasted_us);
+                if let Some(shortest) = by_length.map(|(at, _)| at) {
+                    self.told.remove(shortest);
+                }
             }
         }
     }

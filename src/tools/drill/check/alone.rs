@@ -4,7 +4,7 @@
 
 use super::facts::retries_of_open;
 use super::{Facts, SECOND_US};
-use crate::tools::drill::evidence::{Attempt, Call, Outcome};
+use crate::tools::drill::evidence::{Attempt, Call, MarkKind, Outcome};
 use crate::tools::drill::verdict::{Invariant, Verdict};
 
 /// What the last standby confirmed just before it was gone may take so long to reach the client.
@@ -29,7 +29,20 @@ pub(super) fn nothing(facts: &Facts<'_>) -> Verdict {
     Verdict::new(Invariant::NothingAlone, tried(facts).count() as u64, breaches)
 }
 
-/// Requests that change something, sent while no standby ran. Heartbeats promise nothing durable.
+/// So many of them met somebody who might have stored them: where the primary was lost, too, its successor.
+pub(super) fn tried_at_somebody(facts: &Facts<'_>) -> u64 {
+    let successors: Vec<u64> = facts.changes(MarkKind::Primary).map(|mark| mark.at_us).collect();
+    let is_met = |attempt: &&Attempt| {
+        let spans = facts.evidence.alone.iter().filter(|span| (span.from_us..span.until_us).contains(&attempt.sent_us));
+        spans.into_iter().any(|span| {
+            let within = successors.iter().filter(|at| (span.from_us..span.until_us).contains(*at));
+            within.max().is_none_or(|successor| *successor <= attempt.sent_us)
+        })
+    };
+    tried(facts).filter(is_met).count() as u64
+}
+
+/// Requests that change something, sent while no standby ran. Which heartbeat rests on a commit, a history does not show.
 pub(super) fn tried<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = &'a Attempt> {
     facts.evidence.attempts.iter().filter(|attempt| changes_something(&attempt.call) && is_sent_alone(facts, attempt))
 }
@@ -47,7 +60,7 @@ fn is_sent_alone(facts: &Facts<'_>, attempt: &Attempt) -> bool {
 
 /// Whatever it says, no standby confirmed it: it was sent too late for that, or answered too late.
 fn is_answered_alone(facts: &Facts<'_>, attempt: &Attempt) -> bool {
-    let stood_still_us = |from_us, until_us| facts.evidence.stalls.longest_us(&[(from_us, until_us)]);
+    let stood_still_us = |from_us, until_us| facts.evidence.stalls.all_us(from_us, until_us);
     facts.evidence.alone.iter().any(|span| {
         let is_late = |done_us: u64| {
             let confirmed_us = span.from_us.saturating_add(CONFIRMED_BEFORE_US);

@@ -51,6 +51,16 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// Marks of this kind, but for those of the beginning: they say who it was, and are no changes.
+    pub fn changes(&self, kind: MarkKind) -> impl Iterator<Item = &'a Mark> {
+        let first_fault_us = self.first_fault_us();
+        self.evidence.marks.iter().filter(move |mark| mark.what == kind && mark.at_us > first_fault_us)
+    }
+
+    pub fn first_fault_us(&self) -> u64 {
+        self.fault_windows().into_iter().map(|(began, _)| began).min().unwrap_or(u64::MAX)
+    }
+
     /// A moment of the run, for words: `+12.345 s` after its start.
     pub fn at(&self, us: u64) -> String {
         moment(self.evidence, i64::try_from(us).unwrap_or(i64::MAX))

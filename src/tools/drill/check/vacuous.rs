@@ -33,7 +33,7 @@ pub(super) fn not_vacuous(facts: &Facts<'_>) -> Verdict {
         missed.map(|((what, reached), least)| format!("{what}: {reached}, at least {least} are demanded")).collect();
     let maximums = &facts.evidence.maximums;
     let counted = |what| reached.iter().find(|(name, _)| *name == what).map_or(0, |(_, count)| *count);
-    let leaders = counted(LEADER_CHANGES).max(terms(facts.evidence).saturating_sub(1));
+    let leaders = counted(LEADER_CHANGES).max(new_terms(facts));
     for (most, what, count) in [
         (maximums.leader_changes, LEADER_CHANGES, leaders),
         (maximums.primary_changes, PRIMARY_CHANGES, counted(PRIMARY_CHANGES)),
@@ -57,11 +57,8 @@ const PRIMARY_CHANGES: &str = "changes of the primary";
 /// What is counted, in the order of the minimums.
 fn reached(facts: &Facts<'_>) -> [(&'static str, u64); 13] {
     let evidence = facts.evidence;
-    // What the injector does not count is counted by the marks; those of the beginning are no changes.
-    let first_fault = facts.fault_windows().into_iter().map(|(began, _)| began).min().unwrap_or(u64::MAX);
-    let marked = |kind: MarkKind| {
-        evidence.marks.iter().filter(|mark| mark.what == kind && mark.at_us > first_fault).count() as u64
-    };
+    // What the injector does not count is counted by the marks.
+    let marked = |kind: MarkKind| facts.changes(kind).count() as u64;
     let counted = |name: &str| evidence.counts.get(name).copied().unwrap_or(0);
     let told = |name: &str, kind: MarkKind| evidence.counts.get(name).copied().unwrap_or_else(|| marked(kind));
     [
@@ -75,16 +72,21 @@ fn reached(facts: &Facts<'_>) -> [(&'static str, u64); 13] {
         ("silences judged", silence::judged(facts)),
         ("revocations followed by an attempt", revocations(facts)),
         ("connections cut after COMMIT", counted("commits_cut")),
-        ("changes tried while no standby ran", alone::tried(facts).count() as u64),
+        ("changes tried while no standby ran", alone::tried_at_somebody(facts)),
         ("retries of what was unknown meanwhile", alone::retried(facts)),
         ("sessions of a human meanwhile", counted("entered_alone")),
     ]
 }
 
-/// So many leases of the leader's duty were believed in. Whoever loses it and gets it back leads anew.
-fn terms(evidence: &Evidence) -> u64 {
-    let leads = evidence.beliefs.iter().filter(|belief| belief.duty == LEADER_ROLE);
-    leads.map(|belief| (belief.timeline, belief.epoch)).collect::<HashSet<_>>().len() as u64
+/// Leases of the leader's duty that somebody began to believe in since the first fault. Whoever loses it and gets it back
+/// leads anew.
+fn new_terms(facts: &Facts<'_>) -> u64 {
+    let leads = facts.evidence.beliefs.iter().filter(|belief| belief.duty == LEADER_ROLE);
+    let of = |is_new: bool| {
+        let begun = leads.clone().filter(move |belief| (belief.began_us > facts.first_fault_us()) == is_new);
+        begun.map(|belief| (belief.timeline, belief.epoch)).collect::<HashSet<_>>()
+    };
+    of(true).difference(&of(false)).count() as u64
 }
 
 fn acknowledged(evidence: &Evidence) -> u64 {

@@ -101,6 +101,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::tools::drill::evidence::Item;
 
     #[test]
     fn what_certainly_was_not_sent_is_told_from_what_is_unknown() {
@@ -121,6 +122,23 @@ mod tests {
             assert!(matches!(of(&Call::Me, Some(&Err(error))), Outcome::Unknown { .. }));
         }
         assert!(matches!(of(&Call::Me, None), Outcome::Unknown { .. }), "killed in the middle");
+    }
+
+    #[test]
+    fn the_answer_says_that_no_standby_has_it() {
+        let with = |value: Option<&'static str>, call: &Call, body| {
+            let name = axum::http::HeaderName::from_static("x-everbeat-durability");
+            let headers = value.into_iter().map(|value| (name.clone(), axum::http::HeaderValue::from_static(value)));
+            of(call, Some(&Ok(Answer::example(headers.collect(), body))))
+        };
+        let readings = Call::Readings { items: vec![Item { n: 1, ts_unix_us: 0 }], retry_of: None };
+        let stored = r#"{"stored":1,"duplicates":0,"rejected_total":0,"rejected":[]}"#;
+        for (call, body) in [(readings, stored), (Call::Goodbye, "{}")] {
+            for (value, said) in [(Some("degraded"), true), (Some("full"), false), (None, false)] {
+                let outcome = with(value, &call, body);
+                assert!(matches!(outcome, Outcome::Acknowledged { degraded, .. } if degraded == said), "{outcome:?}");
+            }
+        }
     }
 
     #[test]

@@ -257,6 +257,29 @@ fn requests_that_overlap_are_not_compared() {
 }
 
 #[test]
+fn what_was_shown_and_promised_to_nobody_may_be_gone_behind_a_failover() {
+    let mut evidence = run();
+    let read = |evidence: &mut Evidence, version, second| {
+        let call = Call::Read { resource: "x".to_owned(), version: Some(version) };
+        add(evidence, None, call, FAULT + second * SECOND);
+    };
+    read(&mut evidence, 2, 1);
+    read(&mut evidence, 1, 3);
+    assert!(!held(&evidence, Invariant::CachesForward), "the same primary");
+    let text = "pg2 is primary".to_owned();
+    evidence.marks.push(Mark { at_us: FAULT + 2 * SECOND, what: MarkKind::Primary, text });
+    assert!(held(&evidence, Invariant::CachesForward));
+    read(&mut evidence, 0, 4);
+    let told = verdict(&evidence, Invariant::CachesForward);
+    assert!(told.breaches_total == 1 && told.breaches[0].contains("shown version 1"), "{told:?}");
+    evidence.attempts.pop();
+    let change = Call::Change { resource: "x".to_owned(), version: Some(2) };
+    add(&mut evidence, None, change, FAULT + SECOND / 2);
+    evidence.attempts.last_mut().unwrap().replica = Some(replica(3));
+    assert!(!held(&evidence, Invariant::CachesForward), "somebody was told of version 2, wherever");
+}
+
+#[test]
 fn a_new_timeline_begins_its_numbers_anew() {
     let mut evidence = run();
     evidence.attempts.iter_mut().for_each(|attempt: &mut Attempt| attempt.position = None);
@@ -348,6 +371,14 @@ fn what_is_acknowledged_while_no_standby_runs_is_a_breach() {
     let stood_still = Stalls { told: vec![stall], ..Stalls::default() };
     assert!(with(FAULT + 2 * SECOND - 1, Stalls::default()) && !with(FAULT + 2 * SECOND, Stalls::default()));
     assert!(with(FAULT + 3 * SECOND - 1, stood_still.clone()) && !with(FAULT + 3 * SECOND, stood_still));
+    evidence.minimums.tried_alone = 1;
+    assert!(!verdict(&evidence, Invariant::NotVacuous).breaches.iter().any(|b| b.contains("no standby ran")));
+    // Where the primary is lost, too, what came before its successor met nobody.
+    let successor = Mark { at_us: span.from_us + 1, what: MarkKind::Primary, text: "pg2 is primary".to_owned() };
+    evidence.marks.push(successor);
+    let met = verdict(&evidence, Invariant::NotVacuous).breaches;
+    assert!(met.iter().any(|b| b.contains("while no standby ran: 0, at least 1")), "{met:?}");
+    evidence.marks.pop();
     evidence.minimums.retried_alone = 2;
     let few = verdict(&evidence, Invariant::NotVacuous).breaches;
     assert!(few.iter().any(|b| b.contains("what was unknown meanwhile: 1, at least 2")), "{few:?}");
