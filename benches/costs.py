@@ -1,45 +1,31 @@
 """What one request costs, in CPU, WAL and storage, and what a million devices cost that say nothing, as script/bench-costs
-runs it. Writes the table of docs/capacity.md."""
+runs it. Writes the tables of docs/capacity.md."""
 import os
-import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
-from service import Service, all_files, cpu_us, median, write_between
+from service import Database, Service, all_files, cpu_us, median, plain, spread, write_between
 
 PROGRAM, DIR, PORT, PAGE = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-PSQL = Path(os.environ["EVERBEAT_PG_BIN"]) / "psql"
-DEVICES, SECONDS, WARM_UP, ROUNDS = 4_096, 25, 8, int(os.environ.get("EVERBEAT_ROUNDS", "3"))
+DEVICES, SECONDS, WARM_UP, ROUNDS = 4_096, 25, 8, int(os.environ.get("EVERBEAT_ROUNDS", "5"))
 BATCH, CROWD, SWEEPS = 100, 1_000_000, 20
+# Each of so many devices sends a heartbeat a second, before the crowd is there and after it.
+SMALL = 1_000
+# A connection's memory, with what is remembered of its device: the table of docs/performance.md, "Under too much".
+CONNECTION_KIB = 34
 READINGS = "(select coalesce(sum(pg_total_relation_size(relid)), 0) from pg_partition_tree('readings') where isleaf)"
-
-
-class Database:
-    """The owner's session of a service's database."""
-
-    def __init__(self, service):
-        port = service.postmaster_pid.read_text().splitlines()[3]
-        self.env = os.environ | {
-            "PGHOST": "127.0.0.1",
-            "PGPORT": port,
-            "PGUSER": "everbeat_owner",
-            "PGDATABASE": "everbeat",
-            "PGPASSWORD": (service.place / "password-owner").read_text(),
-        }
-
-    def numbers(self, sql):
-        return [float(number) for number in self.run(sql).split()]
-
-    def run(self, sql):
-        command = [PSQL, "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-c", sql]
-        return subprocess.run(command, env=self.env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def written(database):
     """Bytes of WAL so far; bytes and rows of the readings that are stored."""
     return database.numbers(f"select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0'), {READINGS}, (select count(*) from readings)")
+
+
+def busy(result):
+    """The share of all cores that server, database and generator had together, in percent."""
+    return cpu_us(result) / 1e6 / (os.cpu_count() * result["seconds_measured"]) * 100
 
 
 def request(service, database, work, rows):
@@ -58,13 +44,20 @@ def request(service, database, work, rows):
         "database": cpu_us(result, "database") / result["all"]["good"] / rows,
         "wal": (wal_after - wal) / every,
         "storage": (size_after - size) / max(count_after - count, 1),
+        "busy": busy(result),
     }
 
 
 def handshake(service):
     """Microseconds of CPU of the replica for a new connection with one heartbeat."""
     result = service.run("storm", "storm", SECONDS, "--rate", "300", devices=DEVICES, warm_up=WARM_UP)
-    return cpu_us(result, "server") / result["all"]["good"]
+    return {"server": cpu_us(result, "server") / result["all"]["good"], "busy": busy(result)}
+
+
+def heartbeat(service):
+    """Microseconds of CPU of replica and database for each heartbeat of a small fleet. The sweeps are among them."""
+    result = service.run("small", "heartbeat", SECONDS, "--rate", str(SMALL), devices=SMALL, warm_up=WARM_UP)
+    return {name: cpu_us(result, name) / result["all"]["good"] for name in ("server", "database")}
 
 
 def sweeps(service):
@@ -97,54 +90,93 @@ def crowd(service, database):
     return (now[0] - seconds) / (now[1] - count) * 1000, (after - before) / CROWD
 
 
-def needs(cost, sweep_ms, device_bytes):
+def needs(cost, connection_us, sweep_ms, device_bytes):
     """What fleets of three sizes need by these costs: a heartbeat and a reading a minute for each device, the readings one
-    by one or in batches. Cores are half busy."""
-    lines = ["| devices | readings | requests/s | replicas, cores | PostgreSQL, cores | WAL, MB/s | readings, GB a day | a sweep |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    by one or in batches. Cores are half busy. Of three replicas one restarts, so that a third of the fleet connects again."""
+    heads = ["devices", "readings", "requests/s", "replicas, cores", "PostgreSQL, cores", "WAL, MB/s", "readings, GB a day"]
+    heads += ["a sweep, s", "connections, GiB", "a third connects again, core-seconds"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     beat = cost["heartbeat"]
     for devices in (100_000, 1_000_000, 10_000_000):
         for name, work, size in (("one by one", "reading", 1), (f"batches of {BATCH}", f"batch:{BATCH}", BATCH)):
             each, rate = cost[work], devices / 60
-            cores = {what: 2 * rate * (beat[what] + each[what]) / 1e6 for what in ("server", "database")}
+            cores = [2 * rate * (beat[what] + each[what]) / 1e6 for what in ("server", "database")]
             wal, storage = rate * (beat["wal"] + each["wal"]) / 1e6, rate * each["storage"] * 86_400 / 1e9
-            cells = [f"{devices:,}", name, f"{rate + rate / size:,.0f}", *(f"{cores[what]:.2g}" for what in ("server", "database"))]
-            cells += [f"{wal:.2g}", f"{storage:,.0f}", f"{sweep_ms * devices / CROWD / 1000:.2g} s"]
-            lines.append("| " + " | ".join(cells) + " |")
-    rest = f"The rows of the devices themselves: {device_bytes * 1e6 / 1e9:.1f} GB for each million."
+            connections, again = devices * CONNECTION_KIB / 1024**2, devices / 3 * connection_us / 1e6
+            numbers = [rate + rate / size, *cores, wal, storage, sweep_ms * devices / CROWD / 1000, connections, again]
+            lines.append("| " + " | ".join([f"{devices:,}", name, *(two(number) for number in numbers)]) + " |")
+    rest = f"The rows of the devices themselves: {device_bytes * 1e6 / 1e9:.1f} GB for each million. A connection: {CONNECTION_KIB} KiB, and {two(connection_us)} µs of CPU to begin."
     return "\n".join(lines) + "\n\n" + rest + "\n"
+
+
+def two(value):
+    """A model is no better than two digits."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def cell(values):
+    """Median, and least to most."""
+    return f"{plain(median(values))} ({spread(values)})"
+
+
+def measure():
+    """All figures of the tables, in lists of one for each round."""
+    service = Service(PROGRAM, DIR, "costs", PORT)
+    try:
+        database = Database(service)
+        database.set(max_wal_size="8GB", checkpoint_timeout="1h")
+        service.enroll(DEVICES)
+        rounds = [{work: request(service, database, work, rows) for work, rows in WORKS.items()} for _ in range(ROUNDS)]
+        storms = [handshake(service) for _ in range(ROUNDS)]
+        without = [heartbeat(service) for _ in range(ROUNDS)]
+        at_rest = crowd(service, database)
+        among = [heartbeat(service) for _ in range(ROUNDS)]
+    finally:
+        service.stop()
+    return rounds, storms, without, among, at_rest
+
+
+WORKS = {"heartbeat": 1, "reading": 1, f"batch:{BATCH}": BATCH}
+NAMES = {"heartbeat": "a heartbeat", "reading": "a single reading (five values)", f"batch:{BATCH}": f"a reading in a batch of {BATCH}"}
+CROWD_RATIO_MAX = 1.2
+
+
+def crowded(without, among):
+    """What a heartbeat costs with the crowd, over without it. The rounds of the two are apart, so the least is that of the
+    most without and the least with it."""
+    before, after = ([sum(one.values()) for one in some] for some in (without, among))
+    ratio = median(after) / median(before)
+    met = "" if ratio <= CROWD_RATIO_MAX else ", missed"
+    extremes = spread([min(after) / max(before), max(after) / min(before)])
+
+    def part(name):
+        return " to ".join(plain(median([one[name] for one in some])) for some in (without, among))
+
+    return (
+        f"CPU of a heartbeat with {CROWD:,} devices more ÷ without: {plain(ratio)}, {extremes} (goal ≤ {CROWD_RATIO_MAX}{met}). "
+        f"{SMALL:,} devices, each once a second; replica {part('server')} µs, PostgreSQL {part('database')} µs, the sweeps included.\n"
+    )
 
 
 def main():
     DIR.mkdir(parents=True, exist_ok=True)
     all_files()
-    service = Service(PROGRAM, DIR, "costs", PORT)
-    try:
-        database = Database(service)
-        database.run("alter system set max_wal_size = '8GB'")
-        database.run("alter system set checkpoint_timeout = '1h'")
-        database.run("select pg_reload_conf()")
-        # Everybody is enrolled before anything is counted.
-        service.run("enroll", "heartbeat", 2, "--rate", "10", devices=DEVICES, warm_up=1)
-        works = {"heartbeat": 1, "reading": 1, f"batch:{BATCH}": BATCH}
-        rounds = [{work: request(service, database, work, rows) for work, rows in works.items()} for _ in range(ROUNDS)]
-        storms = [handshake(service) for _ in range(ROUNDS)]
-        beat = median([one["heartbeat"]["server"] for one in rounds])
-        sweep_ms, device_bytes = crowd(service, database)
-    finally:
-        service.stop()
-    lines = ["| | replica, µs of CPU | PostgreSQL, µs of CPU | WAL, bytes | storage, bytes |", "|---|---|---|---|---|"]
-    cost = {work: {what: median([one[work][what] for one in rounds]) for what in rounds[0][work]} for work in works}
-    names = {"heartbeat": "a heartbeat", "reading": "a single reading (five values)", f"batch:{BATCH}": f"a reading in a batch of {BATCH}"}
-    for work, name in names.items():
-        cells = [cost[work][what] for what in ("server", "database", "wal", "storage")]
-        storage = "–" if work == "heartbeat" else f"{cells[3]:.0f}"
-        lines.append(f"| {name} | {cells[0]:.1f} | {cells[1]:.1f} | {cells[2]:.0f} | {storage} |")
-    lines.append(f"| a new connection (TLS 1.3, both sides' certificates) | {median(storms) - beat:.0f} | – | – | – |")
-    about = f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores for everything, {DEVICES:,} devices that send about once in two seconds (batches: in forty), medians of {ROUNDS}.\n\n"
-    more = f"A sweep over {CROWD:,} devices that are online: {sweep_ms:.0f} ms. A device at rest: {device_bytes:.0f} bytes in `devices` and `presence`.\n"
-    table = about + "\n".join(lines) + "\n\n" + more
-    model = needs(cost, sweep_ms, device_bytes)
+    rounds, storms, without, among, (sweep_ms, device_bytes) = measure()
+    heads = ["", "replica, µs of CPU", "PostgreSQL, µs of CPU", "WAL, bytes", "storage, bytes", "all cores busy, %"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for work, name in NAMES.items():
+        figures = {what: [one[work][what] for one in rounds] for what in rounds[0][work]}
+        cells = [cell(figures[what]) for what in ("server", "database", "wal", "storage", "busy")]
+        if work == "heartbeat":
+            cells[3] = "–"
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    cost = {work: {what: median([one[work][what] for one in rounds]) for what in rounds[0][work]} for work in WORKS}
+    connections = [storm["server"] - cost["heartbeat"]["server"] for storm in storms]
+    lines.append(f"| a new connection (TLS 1.3, both sides' certificates) | {cell(connections)} | – | – | – | {cell([storm['busy'] for storm in storms])} |")
+    about = f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores for everything, {DEVICES:,} devices that send about once in two seconds (batches: in forty; new connections: in fourteen), medians of {ROUNDS} (least to most). Busy: replica, PostgreSQL and generator.\n\n"
+    more = f"A sweep over {CROWD:,} devices that are online: {sweep_ms:,.0f} ms. A device at rest: {device_bytes:.0f} bytes in `devices` and `presence`.\n"
+    table = about + "\n".join(lines) + "\n\n" + more + "\n" + crowded(without, among)
+    model = needs(cost, median(connections), sweep_ms, device_bytes)
     print("\n" + table + "\n" + model)
     write_between(PAGE, "bench-costs", table)
     write_between(PAGE, "bench-costs (model)", model)
