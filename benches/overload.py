@@ -110,7 +110,8 @@ def recovery(service, peak):
     def until(is_back):
         first = math.ceil(end)
         series = [is_back(second) for second in seconds[first : first + AFTER]]
-        back = (first + n - end for n in range(len(series) - 2) if all(series[n : n + 3]))
+        # When a load began is read from its log: a tenth of a second is what can be told.
+        back = (round(first + n - end, 1) for n in range(len(series) - 2) if all(series[n : n + 3]))
         return next(back, math.inf)
 
     return {
