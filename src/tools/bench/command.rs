@@ -34,6 +34,8 @@ pub struct BenchArgs {
 #[derive(clap::Args, Debug)]
 struct LoadArgs {
     /// What to send: heartbeat, reading, batch:N, mix, storm (a new connection each time)
+    ///
+    /// A mix is half heartbeats and half readings, or has weights: mix:heartbeat=55,reading=35,batch:100=10.
     #[arg(long, default_value = "reading")]
     work: Work,
     /// Requests per second: a rate (500) or a ramp (100..2000)
@@ -112,7 +114,7 @@ pub async fn run(args: BenchArgs, clock: Clock, random: Random) -> anyhow::Resul
     dev::stop_on_signal(&stop)?;
     let recorder = Arc::new(Recorder::new());
     let manners = if load.stubborn { Manners::Stubborn } else { Manners::Polite };
-    let drive = Drive::new(callers, load.work, manners, random, recorder.clone());
+    let drive = Drive::new(callers, load.work.clone(), manners, random, recorder.clone());
     let over = Duration::from_secs(load.seconds);
     let mode = load.rate.map_or(Mode::Closed, |(from, to)| Mode::Open(Arrivals { from, to, over }));
     let work = async {
@@ -124,7 +126,7 @@ pub async fn run(args: BenchArgs, clock: Clock, random: Random) -> anyhow::Resul
     let ((), used) = tokio::join!(work, watch(load, &drive, &recorder, &stop));
     let measured =
         Measured { seconds: recorder.seconds(), warm_up: Duration::from_secs(load.warm_up), over, cpu: used };
-    let outcome = Outcome::new(rfc3339(clock.wall()), load.work, mode, count, &measured);
+    let outcome = Outcome::new(rfc3339(clock.wall()), load.work.clone(), mode, count, &measured);
     say(&outcome.text());
     if let Some(out) = &args.target.out {
         write(&out.with_extension("json"), &serde_json::to_string(&outcome)?)?;

@@ -144,7 +144,7 @@ impl Field {
 
     async fn send(&self, caller: &Caller) -> (End, Duration) {
         let Ok(call) = self.work.call(&caller.token, &self.random) else { return (End::Failed, Duration::ZERO) };
-        let answer = if self.work == Work::Storm {
+        let answer = if matches!(self.work, Work::Storm) {
             caller.transport.reconnected().exchange(&caller.url, &call).await
         } else {
             caller.transport.exchange(&caller.url, &call).await

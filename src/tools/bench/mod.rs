@@ -10,6 +10,7 @@ mod command;
 mod cpu;
 mod crowd;
 mod drive;
+mod mix;
 mod outcome;
 mod page;
 mod recorder;

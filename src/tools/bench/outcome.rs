@@ -95,6 +95,7 @@ impl Outcome {
         let last = usize::try_from(measured.over.as_secs()).unwrap_or(usize::MAX);
         let all = Figures::of(&together(measured.seconds.iter().take(last).skip(skipped)));
         let good_per_second = all.good as f64 / seconds_measured as f64;
+        let readings = work.readings();
         let cpu = measured.cpu.iter().map(|(name, time)| Cpu {
             name: name.clone(),
             seconds: time.as_secs_f64(),
@@ -110,7 +111,7 @@ impl Outcome {
             warm_up_s,
             seconds_measured,
             good_per_second,
-            readings_per_second: good_per_second * work.readings(),
+            readings_per_second: good_per_second * readings,
             cpu: cpu.collect(),
             all,
             seconds: measured.seconds.iter().map(Figures::of).collect(),
@@ -125,7 +126,7 @@ impl Outcome {
             Mode::Open(a) => format!("open loop, {} to {}/s", a.from, a.to),
         };
         let mut text = format!(
-            "{:?}, {mode}, {} devices, {} s measured after {} s\n  goodput     {:>10.0}/s",
+            "{}, {mode}, {} devices, {} s measured after {} s\n  goodput     {:>10.0}/s",
             self.work, self.devices, self.seconds_measured, self.warm_up_s, self.good_per_second
         );
         if self.readings_per_second > 0.0 {

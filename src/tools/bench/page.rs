@@ -15,7 +15,7 @@ const TOP: f64 = 26.0;
 
 /// The whole page.
 pub fn page(outcome: &Outcome) -> String {
-    let title = format!("Everbeat bench: {:?}", outcome.work);
+    let title = format!("Everbeat bench: {}", outcome.work);
     let about = format!(
         "{}, version {}, {} devices, {} cores for service, database and generator together",
         outcome.date, outcome.version, outcome.devices, outcome.cores

@@ -1,22 +1,22 @@
-//! What one request is.
+//! What is sent.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::mix::{BATCH_MAX, Kind, Mix};
 use crate::client::ClientError;
 use crate::client::transport::Call;
 use crate::domain::random::Random;
 
-const BATCH_MAX: usize = 1_000;
-/// Of a mix, how many requests are heartbeats.
+/// Of a mix without weights, how many requests are heartbeats.
 const HEARTBEATS_OF_MIX: f64 = 0.5;
 
 /// What is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Work {
     /// `POST /v1/heartbeat`.
@@ -27,6 +27,8 @@ pub enum Work {
     Batch(usize),
     /// Heartbeats and single readings, half of each.
     Mix,
+    /// What it says, as often as it says.
+    Weighted(Mix),
     /// A new connection, with its handshake, and a heartbeat on it.
     Storm,
 }
@@ -40,32 +42,59 @@ impl FromStr for Work {
             "reading" => Ok(Self::Reading),
             "mix" => Ok(Self::Mix),
             "storm" => Ok(Self::Storm),
-            _ => match text.strip_prefix("batch:").map(str::parse) {
-                Some(Ok(count @ 1..=BATCH_MAX)) => Ok(Self::Batch(count)),
-                _ => Err(format!("one of heartbeat, reading, batch:N (1 to {BATCH_MAX}), mix, storm")),
+            _ => match text.split_once(':') {
+                Some(("mix", shares)) => shares.parse().map(Self::Weighted),
+                Some(("batch", count)) => match count.parse() {
+                    Ok(count @ 1..=BATCH_MAX) => Ok(Self::Batch(count)),
+                    _ => Err(format!("a batch has 1 to {BATCH_MAX} readings, as in batch:100")),
+                },
+                _ => Err("one of heartbeat, reading, batch:N, mix, mix:KIND=WEIGHT,…, storm".to_owned()),
             },
+        }
+    }
+}
+
+/// As on the command line.
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Heartbeat => f.write_str("heartbeat"),
+            Self::Reading => f.write_str("reading"),
+            Self::Batch(count) => write!(f, "batch:{count}"),
+            Self::Mix => f.write_str("mix"),
+            Self::Weighted(mix) => write!(f, "mix:{mix}"),
+            Self::Storm => f.write_str("storm"),
         }
     }
 }
 
 impl Work {
     /// Readings that one request carries, on average.
-    pub fn readings(self) -> f64 {
+    pub fn readings(&self) -> f64 {
         match self {
             Self::Heartbeat | Self::Storm => 0.0,
             Self::Reading => 1.0,
-            Self::Batch(count) => f64::from(u32::try_from(count).unwrap_or(u32::MAX)),
+            Self::Batch(count) => Kind::Readings(*count).readings(),
             Self::Mix => 1.0 - HEARTBEATS_OF_MIX,
+            Self::Weighted(mix) => mix.readings(),
+        }
+    }
+
+    fn draw(&self, random: &Random) -> Kind {
+        match self {
+            Self::Heartbeat | Self::Storm => Kind::Heartbeat,
+            Self::Batch(count) => Kind::Readings(*count),
+            Self::Mix if random.chance(HEARTBEATS_OF_MIX) => Kind::Heartbeat,
+            Self::Reading | Self::Mix => Kind::Readings(1),
+            Self::Weighted(mix) => mix.draw(random),
         }
     }
 
     /// One request. Readings have ids of their own: none is a duplicate.
-    pub fn call(self, token: &str, random: &Random) -> Result<Call, ClientError> {
-        let (path, body) = match self {
-            Self::Heartbeat | Self::Storm => ("/v1/heartbeat", "{}".to_owned()),
-            Self::Mix if random.chance(HEARTBEATS_OF_MIX) => ("/v1/heartbeat", "{}".to_owned()),
-            Self::Reading | Self::Mix => ("/v1/readings", readings(1, random)),
-            Self::Batch(count) => ("/v1/readings", readings(count, random)),
+    pub fn call(&self, token: &str, random: &Random) -> Result<Call, ClientError> {
+        let (path, body) = match self.draw(random) {
+            Kind::Heartbeat => ("/v1/heartbeat", "{}".to_owned()),
+            Kind::Readings(count) => ("/v1/readings", readings(count, random)),
         };
         let call = Call { content_type: Some("application/json"), ..Call::post(path, Bytes::from(body)) };
         call.bearer(token)
@@ -105,13 +134,25 @@ mod tests {
             ("reading", Work::Reading),
             ("batch:100", Work::Batch(100)),
             ("mix", Work::Mix),
+            ("mix:heartbeat=1,batch:7=3", Work::Weighted("heartbeat=1,batch:7=3".parse().unwrap())),
             ("storm", Work::Storm),
         ];
         for (text, work) in table {
-            assert_eq!(text.parse(), Ok(work));
+            assert_eq!(text.parse(), Ok(work.clone()));
+            assert_eq!(work.to_string(), text);
         }
-        for bad in ["", "batch", "batch:0", "batch:1001", "readings"] {
-            assert!(bad.parse::<Work>().is_err(), "{bad}");
+        let bad = [
+            ("", "one of heartbeat"),
+            ("readings", "one of heartbeat"),
+            ("batch", "one of heartbeat"),
+            ("batch:0", "1 to 1000 readings"),
+            ("batch:1001", "1 to 1000 readings"),
+            ("mix:", "has no weight"),
+            ("mix:storm=1", "\"storm\" is none of"),
+        ];
+        for (text, said) in bad {
+            let error = text.parse::<Work>().unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
         }
     }
 
