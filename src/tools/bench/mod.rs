@@ -14,6 +14,8 @@ mod mix;
 mod outcome;
 mod page;
 mod recorder;
+mod run;
+mod search;
 mod work;
 
 pub use command::{BenchArgs, run};

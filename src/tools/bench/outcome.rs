@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arrivals::Arrivals;
 use super::recorder::{End, Tally, together};
+use super::search::{self, Step};
 use super::work::Work;
 
 const QUANTILES: [(&str, f64); 5] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)];
@@ -18,6 +19,10 @@ pub enum Mode {
     Open(Arrivals),
     /// Each device as fast as it is answered.
     Closed,
+    /// The same, with the best of several numbers of devices.
+    Search {
+        devices_max: usize,
+    },
 }
 
 /// One second, or all of them.
@@ -54,7 +59,11 @@ impl Figures {
 pub struct Cpu {
     pub name: String,
     pub seconds: f64,
+    /// Of good answers.
     pub seconds_per_million: f64,
+    /// Of all answers: refusals cost something too. `None` if there was none.
+    #[serde(default)]
+    pub seconds_per_million_answered: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +84,9 @@ pub struct Outcome {
     pub cpu: Vec<Cpu>,
     /// From the first second of the warm-up.
     pub seconds: Vec<Figures>,
+    /// All steps of a search; the other figures are those of the best one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<Step>,
 }
 
 /// What was measured, before it is put together.
@@ -93,13 +105,15 @@ impl Outcome {
         let skipped = usize::try_from(warm_up_s).unwrap_or(usize::MAX);
         let seconds_measured = measured.over.as_secs().saturating_sub(warm_up_s).max(1);
         let last = usize::try_from(measured.over.as_secs()).unwrap_or(usize::MAX);
-        let all = Figures::of(&together(measured.seconds.iter().take(last).skip(skipped)));
+        let tally = together(measured.seconds.iter().take(last).skip(skipped));
+        let (all, answered) = (Figures::of(&tally), tally.answered());
         let good_per_second = all.good as f64 / seconds_measured as f64;
         let readings = work.readings();
         let cpu = measured.cpu.iter().map(|(name, time)| Cpu {
             name: name.clone(),
             seconds: time.as_secs_f64(),
             seconds_per_million: time.as_secs_f64() * 1e6 / all.good.max(1) as f64,
+            seconds_per_million_answered: (answered > 0).then(|| time.as_secs_f64() * 1e6 / answered as f64),
         });
         Self {
             date,
@@ -115,13 +129,21 @@ impl Outcome {
             cpu: cpu.collect(),
             all,
             seconds: measured.seconds.iter().map(Figures::of).collect(),
+            search: Vec::new(),
         }
+    }
+
+    /// As one of a search.
+    pub fn step(&self) -> Step {
+        let [p50_us, p99_us] = ["p50", "p99"].map(|name| self.all.latency(name));
+        Step { devices: self.devices, good_per_second: self.good_per_second, p50_us, p99_us }
     }
 
     /// For the terminal.
     pub fn text(&self) -> String {
         let mode = match &self.mode {
             Mode::Closed => "closed loop".to_owned(),
+            Mode::Search { devices_max } => format!("closed loop, the best of a search up to {devices_max} devices"),
             Mode::Open(a) if (a.from - a.to).abs() < f64::EPSILON => format!("open loop, {}/s", a.from),
             Mode::Open(a) => format!("open loop, {} to {}/s", a.from, a.to),
         };
@@ -140,11 +162,15 @@ impl Outcome {
             let _ = writeln!(text, "  {name:<11} {:>10}", milliseconds(*us));
         }
         for cpu in &self.cpu {
-            let _ = writeln!(
-                text,
-                "  CPU of {:<12} {:>6.2} s, {:.1} s per million good answers",
-                cpu.name, cpu.seconds, cpu.seconds_per_million
-            );
+            let per_good = cpu.seconds_per_million;
+            let _ = write!(text, "  CPU of {:<12} {:>6.2} s, per million {per_good:.1} s good", cpu.name, cpu.seconds);
+            if let Some(per_answer) = cpu.seconds_per_million_answered {
+                let _ = write!(text, ", {per_answer:.1} s answered in any way");
+            }
+            text.push('\n');
+        }
+        if !self.search.is_empty() {
+            let _ = write!(text, "all steps\n{}", search::text(&self.search, self.devices));
         }
         text
     }
@@ -155,17 +181,23 @@ fn milliseconds(us: u64) -> String {
 }
 
 /// The second beside the first, as ratios.
+#[expect(clippy::cast_precision_loss, reason = "devices, and microseconds of a request")]
 pub fn compare(first: &Outcome, second: &Outcome) -> String {
     let mut text = String::new();
-    if first.work != second.work || first.mode != second.mode || first.devices != second.devices {
+    // A search finds its number of devices: that is a result.
+    let is_search = matches!(first.mode, Mode::Search { .. });
+    let same_devices = is_search || first.devices == second.devices;
+    if first.work != second.work || first.mode != second.mode || !same_devices {
         text.push_str("The two did not do the same; the ratios are those of different loads.\n");
     }
     let ratio = |a: f64, b: f64| if a > 0.0 { format!("{:.2}", b / a) } else { "-".to_owned() };
     let mut row = |name: &str, a: f64, b: f64, unit: &str| {
         let _ = writeln!(text, "  {name:<24} {a:>12.1} {b:>12.1} {unit:<4} {:>6}", ratio(a, b));
     };
+    if is_search {
+        row("devices", first.devices as f64, second.devices as f64, "");
+    }
     row("good", first.good_per_second, second.good_per_second, "/s");
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of a request")]
     for (name, us) in &first.all.latency_us {
         if let Some(other) = second.all.latency(name) {
             row(name, *us as f64 / 1e3, other as f64 / 1e3, "ms");
@@ -173,7 +205,11 @@ pub fn compare(first: &Outcome, second: &Outcome) -> String {
     }
     for cpu in &first.cpu {
         if let Some(other) = second.cpu.iter().find(|other| other.name == cpu.name) {
-            row(&format!("CPU of {}", cpu.name), cpu.seconds_per_million, other.seconds_per_million, "s/M");
+            let name = format!("CPU of {}", cpu.name);
+            row(&name, cpu.seconds_per_million, other.seconds_per_million, "s/M");
+            if let (Some(a), Some(b)) = (cpu.seconds_per_million_answered, other.seconds_per_million_answered) {
+                row(&format!("{name}, all"), a, b, "s/M");
+            }
         }
     }
     text
@@ -203,12 +239,48 @@ mod tests {
         let outcome = outcome(20);
         assert_eq!((outcome.all.due, outcome.all.good, outcome.seconds_measured), (400, 360, 4));
         assert!((outcome.good_per_second - 90.0).abs() < 1e-9 && (outcome.readings_per_second - 900.0).abs() < 1e-9);
-        assert!((outcome.cpu[0].seconds_per_million - 2_500.0).abs() < 1e-6);
         assert_eq!(outcome.seconds.len(), 5, "the picture has all of it");
         let text = outcome.text();
         for part in ["open loop, 100/s", "90/s", "900 readings/s", "503", "p99", "CPU of server"] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn what_was_refused_has_its_share_of_the_cpu_time() {
+        let outcome = outcome(20);
+        // 0.9 s for 360 good answers, and for 400 of any kind.
+        assert!((outcome.cpu[0].seconds_per_million - 2_500.0).abs() < 1e-6);
+        assert!((outcome.cpu[0].seconds_per_million_answered.unwrap() - 2_250.0).abs() < 1e-6);
+        assert!(
+            outcome.text().contains("per million 2500.0 s good, 2250.0 s answered in any way"),
+            "{}",
+            outcome.text()
+        );
+        assert!(compare(&outcome, &outcome).contains("CPU of server, all"));
+    }
+
+    #[test]
+    fn a_search_shows_all_its_steps_and_finds_its_number_of_devices() {
+        let best = Outcome { mode: Mode::Search { devices_max: 32 }, devices: 16, ..outcome(20) };
+        let better = Outcome { devices: 32, good_per_second: 150.0, ..best.clone() };
+        let found = Outcome { search: vec![best.step(), better.step()], ..better.clone() };
+        let text = found.text();
+        let steps: Vec<&str> = text.lines().skip_while(|line| *line != "all steps").collect();
+        assert!(text.contains("the best of a search up to 32 devices, 32 devices, 4 s measured"), "{text}");
+        assert!(steps[2].contains("16") && steps[2].contains("90/s") && steps[3].ends_with("the best"), "{text}");
+        let compared = compare(&best, &found);
+        assert!(!compared.contains("did not do the same") && compared.contains("devices"), "{compared}");
+    }
+
+    #[test]
+    fn a_file_from_before_the_search_is_read() {
+        let outcome = outcome(20);
+        let mut old = serde_json::to_value(&outcome).unwrap();
+        assert_eq!(old.get("search"), None);
+        old["cpu"][0].as_object_mut().unwrap().remove("seconds_per_million_answered");
+        let read: Outcome = serde_json::from_value(old).unwrap();
+        assert_eq!((read.cpu[0].seconds_per_million_answered, &read.all), (None, &outcome.all));
     }
 
     #[test]

@@ -57,6 +57,14 @@ impl End {
         }
     }
 
+    /// Did the service say anything, good or not?
+    pub fn is_answer(self) -> bool {
+        match self {
+            Self::Good | Self::Limited | Self::Shed | Self::Refused | Self::Broken => true,
+            Self::Failed | Self::HeldBack | Self::NotSent => false,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Good => "good",
@@ -108,6 +116,10 @@ impl Tally {
 
     pub fn total(&self) -> u64 {
         self.ends.iter().sum()
+    }
+
+    pub fn answered(&self) -> u64 {
+        End::ALL.into_iter().filter(|end| end.is_answer()).map(|end| self.count(end)).sum()
     }
 
     /// The latency of good answers that `share` (0 to 1) of them kept, in microseconds.
@@ -177,14 +189,15 @@ mod tests {
             recorder.add(caller, ms(2_100), End::of(503), ms(1));
         }
         recorder.add(3, ms(2_200), End::Good, ms(4_000));
+        recorder.add(4, ms(2_300), End::HeldBack, ms(0));
         let seconds = recorder.seconds();
-        assert_eq!(seconds.iter().map(Tally::total).collect::<Vec<_>>(), [40, 0, 41]);
+        assert_eq!(seconds.iter().map(Tally::total).collect::<Vec<_>>(), [40, 0, 42]);
         assert_eq!((seconds[2].count(End::Shed), seconds[2].count(End::Good)), (40, 1));
         let close = |value: Option<u64>, to: u64| value.is_some_and(|value| value.abs_diff(to) * 100 <= to);
         assert!(close(seconds[0].quantile_us(0.99), 10_000), "refusals are no latencies of the service");
         assert_eq!(seconds[1].quantile_us(0.5), None);
         let all = together(&seconds);
         assert!(close(all.quantile_us(0.5), 10_000) && close(all.quantile_us(1.0), 4_000_000));
-        assert_eq!(all.total(), 81);
+        assert_eq!((all.total(), all.answered()), (82, 81));
     }
 }
