@@ -172,6 +172,9 @@ impl Outcome {
         if !self.search.is_empty() {
             let _ = write!(text, "all steps\n{}", search::text(&self.search, self.devices));
         }
+        if matches!(self.mode, Mode::Search { devices_max } if search::is_open_ended(&self.search, devices_max)) {
+            text.push_str("  Goodput still grew at the last step: with more --devices the ceiling may be higher.\n");
+        }
         text
     }
 }
@@ -269,6 +272,7 @@ mod tests {
         let steps: Vec<&str> = text.lines().skip_while(|line| *line != "all steps").collect();
         assert!(text.contains("the best of a search up to 32 devices, 32 devices, 4 s measured"), "{text}");
         assert!(steps[2].contains("16") && steps[2].contains("90/s") && steps[3].ends_with("the best"), "{text}");
+        assert!(text.ends_with("with more --devices the ceiling may be higher.\n"), "{text}");
         let compared = compare(&best, &found);
         assert!(!compared.contains("did not do the same") && compared.contains("devices"), "{compared}");
     }
