@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ class Service:
         shutil.rmtree(self.place, ignore_errors=True)
         env = os.environ | {"EVERBEAT__ADMISSION__DEVICE_REQUESTS_PER_S": "0", "EVERBEAT__LOG__FILTER": "warn"}
         env |= {f"EVERBEAT__{key}": str(value) for key, value in settings.items()}
-        command = [program, "dev", "--dir", self.place, "--devices", "0", "--replicas", "1"]
+        command = [program, "dev", "--dir", self.place, "--devices", "0", "--replicas", "1", "--quiet"]
         ports = ["--device-port", port, "--admin-port", port + 1, "--ops-port", port + 2]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen([*map(str, command + ports)], env=env, stdout=log, stderr=log)
@@ -144,7 +145,7 @@ def cpu_us(result, *names):
 
 
 def median(values):
-    return sorted(values)[len(values) // 2]
+    return statistics.median(values)
 
 
 def plain(value):

@@ -66,10 +66,14 @@ impl Class {
         !matches!(self, Self::Health | Self::Heartbeats)
     }
 
-    /// Of the requests of these classes, nearly each has a connection to the database for itself, one after the other.
-    /// Readings share theirs.
-    pub(super) const fn takes_a_connection(self) -> bool {
-        matches!(self, Self::Exchange | Self::Lists)
+    /// How many of a class may have a connection to the database or wait for one, where most of them take one each: of
+    /// lists, whose connections are others, a quarter. Readings share theirs.
+    pub(super) fn of_database(self, most: u32) -> Option<u32> {
+        match self {
+            Self::Exchange => Some(most),
+            Self::Lists => Some(most.div_ceil(4)),
+            Self::Health | Self::Heartbeats | Self::Readings => None,
+        }
     }
 
     pub(super) const fn place(self) -> usize {

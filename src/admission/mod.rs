@@ -48,6 +48,8 @@ use crate::observe::admission::{self as observe, ClassCounters, Stage};
 const WINDOW: Duration = Duration::from_millis(100);
 /// The least of one in a probe; two commits, if they take longer, so that those from before it are over in its first.
 const PROBE_WINDOW: Duration = Duration::from_millis(25);
+/// How long to stay away when too many wait for the database, whose slowness the commits of readings do not show.
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 /// How long to stay away when too many bodies are slow.
 const BODIES_PAUSE: Duration = Duration::from_secs(1);
 /// Buckets that are kept, of each kind.
@@ -56,9 +58,9 @@ const CALLERS_MAX: u64 = 1_000_000;
 #[derive(Clone, Debug)]
 pub struct AdmissionSettings {
     pub limit: LimitSettings,
-    /// Requests of operators, and single ones of devices, that may have a connection to the database or wait for one. Too
-    /// small: they are refused while connections are free. Too large: behind a slow database they wait until they are too
-    /// late, instead of being told so at once.
+    /// Changes, and single requests of devices, that may have a connection to the database or wait for one; of lists, a
+    /// quarter. Too small: they are refused while connections are free. Too large: behind a slow database they wait until
+    /// they are too late, instead of being told so at once.
     pub database_requests_max: u32,
     /// Requests of one device at one replica. Too small: a device that was away cannot send what it kept. Too large:
     /// one that has gone mad costs its neighbours their share.
@@ -145,12 +147,13 @@ struct State {
     seen: Seen,
 }
 
-/// Since the last window. Entered and refused are those that wait for commits.
+/// Since the last window. Entered and refused are those that wait for commits; of the entered, some found a queue full.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     under_way_max: u32,
     entered: u32,
     refused: u32,
+    queue_full: u32,
 }
 
 impl State {
@@ -203,11 +206,11 @@ impl Admission {
             }
             let commits = ingest.take_commits();
             ingest.measure_queue();
-            let Seen { under_way_max, entered, refused } = self.0.lock().take_seen();
+            let Seen { under_way_max, entered, refused, queue_full } = self.0.lock().take_seen();
             let latency_s = commits.mean().as_secs_f64();
             // What stands still is no rush: when it goes on, there is room.
             if !limit.is_probing() && commits.ended > 0 {
-                pause.learn(entered, refused);
+                pause.learn(entered.saturating_sub(queue_full), refused.saturating_add(queue_full));
             }
             let now =
                 limit.learn(&Window { commits: commits.ended, latency_s, lost: commits.lost, under_way_max, refused });
@@ -217,7 +220,9 @@ impl Admission {
             }
             let mean = Duration::try_from_secs_f64(limit.recent_s()).unwrap_or_default();
             self.0.commit_us.store(u32::try_from(mean.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
-            self.0.pause_ms.store(millis(away(&limit, &pause, self.commit())), Ordering::Relaxed);
+            // What stands still is no probe either: nobody knows how long it lasts.
+            let is_probing = limit.is_probing() && commits.ended > 0;
+            self.0.pause_ms.store(millis(away(is_probing, &pause, self.commit())), Ordering::Relaxed);
             observe::limit(now);
             self.0.failures.observe();
             for class in Class::ALL {
@@ -229,18 +234,22 @@ impl Admission {
     /// One request of `class`, until the permit is dropped.
     pub fn enter(&self, class: Class) -> Result<Permit, Refused> {
         self.counters(class).offered();
-        self.enter_again(class)
+        self.enter_once(class, true)
     }
 
-    /// The same for one that has left to wait for its body: it was offered once.
+    /// The same for one that has left to wait for its body: it was offered once, and had entered.
     pub fn enter_again(&self, class: Class) -> Result<Permit, Refused> {
+        self.enter_once(class, false)
+    }
+
+    fn enter_once(&self, class: Class, is_new: bool) -> Result<Permit, Refused> {
         let entered = {
             let mut guard = self.0.lock();
             let state = &mut *guard;
-            if class.takes_a_connection() && state.shares.with_a_connection() >= self.0.database_requests_max {
+            if class.of_database(self.0.database_requests_max).is_some_and(|most| state.shares.of(class) >= most) {
                 drop(guard);
                 self.counters(class).shed(Stage::Database);
-                return Err(Refused::Database { pause: self.pause() });
+                return Err(Refused::Database { pause: DATABASE_PAUSE });
             }
             let room = if class.waits_for_commits() { state.room } else { state.unprobed_room };
             let entered = state.shares.enter(class, room);
@@ -248,7 +257,8 @@ impl Admission {
             let most = if entered { state.shares.total() } else { room.limit };
             state.seen.under_way_max = state.seen.under_way_max.max(most);
             if class.waits_for_commits() {
-                *(if entered { &mut state.seen.entered } else { &mut state.seen.refused }) += 1;
+                state.seen.entered += u32::from(entered && is_new);
+                state.seen.refused += u32::from(!entered);
             }
             entered
         };
@@ -275,7 +285,7 @@ impl Admission {
     pub fn queue_full(&self, class: Class, limit: &'static str) -> Refused {
         self.counters(class).shed(Stage::Queue);
         if class.waits_for_commits() {
-            self.0.lock().seen.refused += 1;
+            self.0.lock().seen.queue_full += 1;
         }
         Refused::Queue { limit, pause: self.pause() }
     }
@@ -346,10 +356,11 @@ fn probe_window(commit: Duration) -> Duration {
     PROBE_WINDOW.max(commit * 2)
 }
 
-/// How long to stay away. Who is refused for the sake of a probe, until that is over: away for as long as in a rush, they
-/// would leave the service idle for seconds behind it.
-fn away(limit: &Limit, pause: &Pause, commit: Duration) -> Duration {
-    if limit.is_probing() { pause::MIN.max(probe_window(commit) * limit::PROBE_WINDOWS) } else { pause.of(commit) }
+/// How long to stay away. Who is refused for the sake of a probe, about as long as that takes: away as in a rush, they would
+/// leave the service idle for seconds behind it.
+fn away(is_probing: bool, pause: &Pause, commit: Duration) -> Duration {
+    let usual = pause.of(commit);
+    if is_probing { usual.min(pause::MIN.max(probe_window(commit) * limit::PROBE_WINDOWS)) } else { usual }
 }
 
 fn millis(span: Duration) -> u32 {
@@ -402,15 +413,31 @@ mod tests {
     #[test]
     fn few_wait_for_a_connection_to_the_database() {
         let admission = Admission::fixed(&free(), Clock::manual(0));
-        let one = admission.enter(Class::Lists).unwrap();
+        let _list = admission.enter(Class::Lists).unwrap();
+        let refused = Some(Refused::Database { pause: DATABASE_PAUSE });
+        assert_eq!(admission.enter(Class::Lists).err(), refused, "a quarter of them");
+        let one = admission.enter(Class::Exchange).unwrap();
         let _other = admission.enter(Class::Exchange).unwrap();
-        let pause = pause::MIN;
-        assert_eq!(admission.enter(Class::Exchange).err(), Some(Refused::Database { pause }));
+        assert_eq!(admission.enter(Class::Exchange).err(), refused, "lists take nothing of theirs");
         assert!(
             [Class::Readings, Class::Heartbeats, Class::Health].iter().all(|class| admission.enter(*class).is_ok())
         );
         drop(one);
         assert!(admission.enter(Class::Exchange).is_ok());
+    }
+
+    #[test]
+    fn a_full_queue_is_no_small_limit() {
+        let (admission, _) = admission(10, FREE, FREE);
+        let permit = admission.enter(Class::Readings).unwrap();
+        assert_eq!(
+            admission.queue_full(Class::Readings, "readings_queue"),
+            Refused::Queue { limit: "readings_queue", pause: pause::MIN }
+        );
+        drop(permit);
+        drop(admission.enter_again(Class::Readings).unwrap());
+        let Seen { entered, refused, queue_full, .. } = admission.0.lock().take_seen();
+        assert_eq!((entered, refused, queue_full), (1, 0, 1));
     }
 
     #[test]
@@ -424,19 +451,16 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_sends_nobody_away_for_longer_than_it_takes() {
-        let mut limit = Limit::new(LimitSettings { min: 20, max: 2_000, initial: 100 });
+    fn a_probe_sends_nobody_away_as_a_rush_does() {
         let mut pause = Pause::new();
         for _ in 0..100 {
             pause.learn(100, 1_000);
         }
         let commit = Duration::from_millis(40);
-        assert!(away(&limit, &pause, commit) >= Duration::from_secs(3), "a rush");
-        // Nothing is known of the latency without a queue: the first busy window begins a probe.
-        limit.learn(&Window { commits: 1, latency_s: 0.040, under_way_max: 100, ..Window::default() });
-        assert!(limit.is_probing());
-        assert_eq!(away(&limit, &pause, commit), Duration::from_millis(200), "its least");
-        assert_eq!(away(&limit, &pause, commit * 4), probe_window(commit * 4) * 2, "two windows of two commits");
+        assert!(away(false, &pause, commit) >= Duration::from_secs(3), "a rush");
+        assert_eq!(away(true, &pause, commit), pause::MIN, "its least");
+        assert_eq!(away(true, &pause, commit * 4), probe_window(commit * 4) * 2, "two windows of two commits");
+        assert_eq!(away(true, &pause, commit * 100), away(false, &pause, commit * 100), "never longer than in a rush");
     }
 
     #[test]

@@ -48,11 +48,6 @@ impl Shares {
         self.under_way[class.place()]
     }
 
-    /// Of the classes that each take a connection to the database.
-    pub fn with_a_connection(&self) -> u32 {
-        Class::ALL.into_iter().filter(|class| class.takes_a_connection()).map(|class| self.of(class)).sum()
-    }
-
     pub fn total(&self) -> u32 {
         self.under_way.iter().sum()
     }

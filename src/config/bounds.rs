@@ -44,8 +44,9 @@ pub(super) fn problems(keys: &Keys) -> Vec<String> {
         "admission.limit_initial: from admission.limit_min to admission.limit_max",
     );
     rule(
-        u64::from(admission.database_requests_max) >= keys.database.control_connections_max as u64,
-        "admission.database_requests_max: at least database.control_connections_max",
+        admission.database_requests_max as usize
+            >= keys.database.control_connections_max + keys.database.fleet_connections_max,
+        "admission.database_requests_max: at least the connections of both pools",
     );
     rule(admission.device_burst > 0, "admission.device_burst: at least 1");
     rule(admission.fleet_burst > 0, "admission.fleet_burst: at least 1");
@@ -119,7 +120,7 @@ mod tests {
             ("DEVICES__UNVERIFIED_CONNECTIONS_MAX", "0", "devices.unverified_connections_max"),
             ("DEVICES__UNVERIFIED_REQUESTS_MAX", "0", "devices.unverified_requests_max"),
             ("OPS__CONNECTIONS_MAX", "0", "ops.connections_max"),
-            ("ADMISSION__DATABASE_REQUESTS_MAX", "5", "admission.database_requests_max"),
+            ("ADMISSION__DATABASE_REQUESTS_MAX", "17", "admission.database_requests_max"),
             ("ADMISSION__FAILURES_WINDOW_S", "3601", "admission.failures_window_s"),
             ("ADMISSION__FAILURES_CALLERS_MAX", "0", "admission.failures_callers_max"),
             ("HTTP__BODY_MAX_BYTES", "1023", "http.body_max_bytes: between 1024 and 67108864"),

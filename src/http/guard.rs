@@ -141,13 +141,10 @@ fn shed(row: &Row, refused: Refused) -> ApiError {
 
 /// A caller of ours that is sent away did nothing wrong: its silence does not count.
 fn note(row: &Row, refused: Refused) {
+    // Who finds a queue full was heard before.
     let is_ours = matches!(
         refused,
-        Refused::Full { .. }
-            | Refused::Database { .. }
-            | Refused::TooLate { .. }
-            | Refused::AllBodies { .. }
-            | Refused::Queue { .. }
+        Refused::Full { .. } | Refused::Database { .. } | Refused::TooLate { .. } | Refused::AllBodies { .. }
     );
     if let Some(presence) = row.shared.presence.as_ref().filter(|_| is_ours) {
         presence.shed();
@@ -293,7 +290,9 @@ fn spend(row: &Row, caller: &DeviceCaller) -> Result<Option<Spent>, ApiError> {
     let Some(admission) = row.shared.admission.as_ref() else { return Ok(None) };
     admission.spend(row.info.class, caller.device.id, caller.device.fleet).map(Some).map_err(|refused| {
         // It was here, with a good certificate: however often it or its fleet sends, it is not silent.
-        if let Some(presence) = row.shared.presence.as_ref() {
+        // But for a goodbye, which may be the repetition of one that was stored.
+        let is_sign_of_life = row.info.is_contact || row.info.may_be_blind;
+        if let Some(presence) = row.shared.presence.as_ref().filter(|_| is_sign_of_life) {
             presence.touch(contact(caller));
         }
         let left = quota::refused(admission, refused);

@@ -170,7 +170,7 @@ async fn answer(store: &FleetStore, me: ReplicaId, batch: Vec<Ask>) {
     }
     let has_longer = |ask: &Ask| longer.iter().any(|(device, _)| *device == ask.device);
     let durability = |ask: &Ask| match written {
-        Some(durability) if has_longer(ask) || ask.given_ms.is_none() => durability,
+        Some(durability) if has_longer(ask) || is_unproved(ask) => durability,
         // Nothing was committed for it.
         _ => Durability::Full,
     };

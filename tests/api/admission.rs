@@ -94,18 +94,19 @@ async fn who_is_refused_for_its_fleets_rate_is_not_silent() {
         let seen = "select coalesce(extract(epoch from last_seen), 0)::float8 from presence";
         owner.query_one(seen, &[]).await.unwrap().get::<_, f64>(0)
     };
+    let now = "select extract(epoch from clock_timestamp())::float8";
     let beat = device.post("/v1/heartbeat");
     while device.call(&beat).await.status == 200 {}
-    // What was served is written by now.
+    let before = owner.query_one(now, &[]).await.unwrap().get::<_, f64>(0);
+    assert_eq!(device.call(&beat).await.status, 429, "the only one of it since then");
+    eventually(PATIENCE, async || last_seen().await > before).await;
+    // A goodbye that is repeated, since its answer was lost, is none.
+    let goodbye = device.post("/v1/goodbye");
+    eventually(PATIENCE, async || device.call(&goodbye).await.status != 429).await;
+    while device.call(&goodbye).await.status != 429 {}
     tokio::time::sleep(Duration::from_millis(700)).await;
-    let before = last_seen().await;
-    let mut refusals = 0;
-    eventually(PATIENCE, async || {
-        refusals += u32::from(device.call(&beat).await.status == 429);
-        last_seen().await > before
-    })
-    .await;
-    assert!(refusals > 0);
+    let state = owner.query_one("select state from presence", &[]).await.unwrap();
+    assert_eq!(state.get::<_, i16>(0), 3, "offline");
 }
 
 /// The value of a series, 0 while there is none.

@@ -176,9 +176,10 @@ async fn a_run_that_is_stopped_is_measured_for_as_long_as_it_went() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_makes_no_sense_is_refused_before_anything_is_sent() {
     let target = Target::start("refused", 1, Manner::AtOnce).await;
-    let table: [(&[&str], &str); 6] = [
+    let table: [(&[&str], &str); 7] = [
         (&[], "give --rate, --closed or --search"),
         (&["--search", "--rate", "10"], "cannot be used with"),
+        (&["--search", "--closed"], "cannot be used with"),
         (&["--closed", "--rate", "10"], "cannot be used with"),
         (&["--closed", "--work", "mix:storm=1"], "\"storm\" is none of heartbeat, reading, batch:N"),
         (&["--closed", "--work", "mix:heartbeat"], "\"heartbeat\" has no weight"),

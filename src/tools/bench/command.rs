@@ -47,7 +47,7 @@ struct LoadArgs {
     ///
     /// It goes on as long as the goodput grows by 5 %. Each step takes --seconds, and has a --warm-up of its own. The
     /// result is that of the best step.
-    #[arg(long, conflicts_with = "rate")]
+    #[arg(long, conflicts_with_all = ["rate", "closed"])]
     search: bool,
     /// Devices send on although they were told to stay away (429, 503); otherwise they do as they are told
     #[arg(long)]

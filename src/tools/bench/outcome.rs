@@ -79,6 +79,7 @@ pub struct Outcome {
     /// Measured.
     pub seconds_measured: u64,
     pub good_per_second: f64,
+    /// Zero also where nobody knows: of a mix of which some was refused.
     pub readings_per_second: f64,
     pub all: Figures,
     pub cpu: Vec<Cpu>,
@@ -109,6 +110,8 @@ impl Outcome {
         let (all, answered) = (Figures::of(&tally), tally.answered());
         let good_per_second = all.good as f64 / seconds_measured as f64;
         let readings = work.readings();
+        // Of a mix of which some was refused, nobody knows what the rest was.
+        let is_told = all.good == all.due || !matches!(work, Work::Mix | Work::Weighted(_));
         let cpu = measured.cpu.iter().map(|(name, time)| Cpu {
             name: name.clone(),
             seconds: time.as_secs_f64(),
@@ -125,7 +128,7 @@ impl Outcome {
             warm_up_s,
             seconds_measured,
             good_per_second,
-            readings_per_second: good_per_second * readings,
+            readings_per_second: if is_told { good_per_second * readings } else { 0.0 },
             cpu: cpu.collect(),
             all,
             seconds: measured.seconds.iter().map(Figures::of).collect(),

@@ -53,6 +53,9 @@ pub struct DevArgs {
     /// Replicas, each on ports of its own
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=9))]
     replicas: u16,
+    /// No line about the state: to count devices that are online costs something when there are many
+    #[arg(long)]
+    quiet: bool,
     /// Where everything is kept
     #[arg(long, default_value = ".everbeat", value_name = "DIR")]
     dir: PathBuf,
@@ -119,7 +122,7 @@ async fn work(args: &DevArgs, shutdown: &Shutdown, clock: Clock, random: Random)
         let (counters, shutdown) = (counters.clone(), shutdown.clone());
         async move { run_fleet(options, counters, &shutdown, clock, random).await }
     });
-    Screen::new(admin, counters, ports).run(shutdown, &replicas).await;
+    Screen::new(admin, counters, ports).run(shutdown, &replicas, args.quiet).await;
     step("stopping");
     let _ = tokio::time::timeout(Duration::from_secs(5), fleet).await;
     stop(replicas, cluster).await

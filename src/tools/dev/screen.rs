@@ -69,8 +69,8 @@ As an operator:
         let _ = writeln!(std::io::stdout(), "{text}");
     }
 
-    /// Shows the line until the drain begins.
-    pub(super) async fn run(&self, shutdown: &Shutdown, replicas: &Replicas) {
+    /// Shows the line until the drain begins; `quiet`: only what has ended.
+    pub(super) async fn run(&self, shutdown: &Shutdown, replicas: &Replicas, quiet: bool) {
         let terminal = std::io::stdout().is_terminal();
         let pids: Vec<String> = replicas.pids().iter().map(u32::to_string).collect();
         let _ = writeln!(std::io::stdout(), "replicas are the processes {}; Ctrl-C stops everything", pids.join(", "));
@@ -83,6 +83,9 @@ As an operator:
             }
             for number in replicas.newly_ended() {
                 let _ = writeln!(std::io::stdout(), "\r\x1b[Kreplica {number} has ended; the others go on");
+            }
+            if quiet {
+                continue;
             }
             let now = (tokio::time::Instant::now(), self.counters.snapshot());
             let line = self.line(before, now).await;
