@@ -27,7 +27,18 @@ pub(crate) struct Peers {
     /// One for each connection.
     transports: Vec<Transport>,
     leases: Vec<String>,
-    fastapi: Child,
+    _fastapi: Workers,
+}
+
+/// A process with those that it starts. All of them end with this, also behind a panic.
+struct Workers(Child);
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        if let Some(group) = self.0.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
+        }
+    }
 }
 
 impl Peers {
@@ -47,10 +58,10 @@ impl Peers {
             .arg(dir.join("server.key"))
             .env("DATABASE_URL", dsn)
             .stdin(Stdio::null())
-            .kill_on_drop(true)
+            .process_group(0)
             .spawn()
             .unwrap();
-        let mut this = Self { dir: dir.to_owned(), transports, leases: Vec::new(), fastapi };
+        let mut this = Self { dir: dir.to_owned(), transports, leases: Vec::new(), _fastapi: Workers(fastapi) };
         let begun = Instant::now();
         for (url, call) in [(FASTAPI, reading()), (INFLUXDB, influx(0)), (ETCD, grant())] {
             while !this.transports[0].exchange(url, &call).await.is_ok_and(|answer| answer.status < 300) {
@@ -63,14 +74,6 @@ impl Peers {
             this.leases.push(granted["ID"].as_str().unwrap().to_owned());
         }
         this
-    }
-
-    /// A signal, so that it ends its workers, too.
-    pub(crate) async fn stop(mut self) {
-        if let Some(pid) = self.fastapi.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let _ = self.fastapi.wait().await;
     }
 
     /// Requests per second.
