@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 
 use super::activity::{Activity, Counted};
@@ -166,14 +167,17 @@ where
     let (mut bounds, mut strangers, mut held) = (bounds.clone(), signals.strangers, None);
     loop {
         let now = Instant::now();
-        course.observe(activity, now);
+        course.observe(activity);
         if let Some(among) = strangers.take_if(|strangers| strangers.info.outcast.is()) {
             bounds = bounds.narrowed(among.settings, now - course.began, course.requests);
             held = held.or(among.place());
             course.is_crowded = held.is_none();
         }
+        // One that is to end soon has to hear at once that nothing is in flight any more.
+        activity.tell_from(if course.asked.is_some() { 0 } else { bounds.requests_max });
+        // What came before that was not told.
+        course.observe(activity);
         let (at, step) = course.next(&bounds);
-        // Not left to the timer: where one request follows the other without a pause, its turn never comes.
         if at <= now {
             match step {
                 Step::Cut(why) => return why,
@@ -193,10 +197,9 @@ where
                 course.leave_at = leave_at;
                 continue;
             }
-            () = timer.as_mut() => match step {
-                Step::Ask(why) => why,
-                Step::Cut(why) => return why,
-            },
+            // Requests since then may have moved it. Unconstrained: where one request follows the other without a pause, they
+            // use up what a task may do in one turn, and nothing would be left for the timer.
+            () = unconstrained(timer.as_mut()) => continue,
         };
         course.asked = Some((ask, Instant::now()));
         connection.as_mut().graceful_shutdown();
@@ -231,15 +234,9 @@ impl Course {
         Self { began: now, requests: 0, quiet_since: Some(now), asked: None, leave_at: None, is_crowded: false }
     }
 
-    fn observe(&mut self, activity: &Activity, now: Instant) {
-        let requests = activity.requests();
-        if requests != self.requests || !activity.is_quiet() {
-            self.quiet_since = None;
-        }
-        if activity.is_quiet() {
-            self.quiet_since.get_or_insert(now);
-        }
-        self.requests = requests;
+    fn observe(&mut self, activity: &Activity) {
+        self.quiet_since = activity.quiet_since();
+        self.requests = activity.requests();
     }
 
     /// The next deadline and what it means.

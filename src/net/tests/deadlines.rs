@@ -135,6 +135,18 @@ async fn an_old_connection_ends_and_what_lingers_is_cut() {
     }
 }
 
+/// One request after the other leaves no moment at which the connection does nothing.
+#[tokio::test]
+async fn an_old_connection_ends_however_busy_it_is() {
+    let rig = Rig::device(connect_settings(|s| s.connections.age_max = SHORT)).await;
+    for alpn in ["http/1.1", "h2"] {
+        let stream = rig.connect(rig.config(None, &[alpn])).await.unwrap();
+        let mut busy = if alpn == "h2" { Client::http2(stream).await } else { Client::http1(stream).await };
+        let until_the_end = async { while busy.get("/").await.is_ok() {} };
+        assert!(tokio::time::timeout(PATIENCE, until_the_end).await.is_ok(), "{alpn}");
+    }
+}
+
 #[tokio::test]
 async fn callers_without_a_good_certificate_get_less() {
     let rig = Rig::device(connect_settings(|s| {
