@@ -1,12 +1,15 @@
 //! Media types: of what a caller sends, and of what it will take.
 
+use std::borrow::Cow;
+
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 
 /// The media type of the body, without parameters, in lower case; `None` if there is none or it is not text.
-pub fn media_type(headers: &HeaderMap) -> Option<String> {
-    let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-    Some(essence(kind))
+pub fn media_type(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+    let kind = essence(headers.get(CONTENT_TYPE)?.to_str().ok()?);
+    let is_lower = !kind.bytes().any(|byte| byte.is_ascii_uppercase());
+    Some(if is_lower { Cow::Borrowed(kind) } else { Cow::Owned(kind.to_ascii_lowercase()) })
 }
 
 /// Will the caller take `media`? An absent or unreadable `Accept` takes anything (RFC 9110, 12.5.1).
@@ -20,18 +23,18 @@ pub fn takes(headers: &HeaderMap, media: &str) -> bool {
     ranges.max_by_key(|(width, _)| *width).is_some_and(|(_, wanted)| wanted)
 }
 
-fn essence(text: &str) -> String {
-    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+fn essence(text: &str) -> &str {
+    text.split(';').next().unwrap_or_default().trim()
 }
 
 /// How precisely a range names `media` (3 exactly, 1 any), and whether its weight is above 0.
 fn fit(range: &str, media: &str) -> Option<(u8, bool)> {
     let name = essence(range);
     let kind = media.split('/').next().unwrap_or_default();
-    let width = match name.as_str() {
+    let width = match name {
         "*/*" => 1,
-        exact if exact == essence(media) => 3,
-        wide if wide.strip_suffix("/*") == Some(kind) => 2,
+        exact if exact.eq_ignore_ascii_case(essence(media)) => 3,
+        wide if wide.strip_suffix("/*").is_some_and(|wide| wide.eq_ignore_ascii_case(kind)) => 2,
         _ => return None,
     };
     let weight = range.split(';').skip(1).find_map(|parameter| {

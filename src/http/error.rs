@@ -6,6 +6,7 @@
 //! and a detail that says what to do. A database error is never "not found" nor "unauthorized".
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -37,6 +38,7 @@ struct Inner {
     retry_after: Option<Duration>,
     oauth: Option<&'static str>,
     headers: HeaderMap,
+    beforehand: Option<Arc<Refusal>>,
 }
 
 /// An error on its way to the frame.
@@ -66,6 +68,7 @@ impl ApiError {
             retry_after: None,
             oauth: None,
             headers: HeaderMap::new(),
+            beforehand: None,
         }))
     }
 
@@ -113,6 +116,13 @@ impl ApiError {
     #[must_use]
     pub fn counted(mut self) -> Self {
         self.0.is_counted = true;
+        self
+    }
+
+    /// The same, rendered beforehand.
+    #[must_use]
+    pub fn beforehand(mut self, refusal: Arc<Refusal>) -> Self {
+        self.0.beforehand = Some(refusal);
         self
     }
 
@@ -174,6 +184,7 @@ pub struct Rendering<'a> {
 }
 
 /// One and the same error, rendered beforehand but for what differs each time: the request's id and the pause.
+#[derive(Debug)]
 pub struct Refusal {
     status: StatusCode,
     media: &'static str,
@@ -243,6 +254,11 @@ pub fn render(response: Response, with: &Rendering<'_>) -> Response {
     let slug = error.0.slug;
     let base = error.0.retry_after.or_else(|| default_pause(slug));
     let pause = base.map(|pause| with.random.scale(pause, 1.0, 2.0));
+    if let (Some(refusal), Some(pause)) = (error.0.beforehand.clone(), pause) {
+        let mut response = refusal.response(with.request_id, pause);
+        response.headers_mut().extend(error.0.headers);
+        return response;
+    }
     parts.status = status(slug);
     parts.headers.extend(error.0.headers.clone().into_iter().filter_map(|(name, value)| Some((name?, value))));
     if let Some(pause) = pause {

@@ -1,8 +1,10 @@
 //! What the errors of the lower modules mean to a caller. Exhaustive on purpose: a new error is a decision here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::error::ApiError;
+use super::error::{ApiError, Refusal};
+use super::route::RouteInfo;
 use crate::admission::Refused;
 use crate::identity::{AuthError, IdentityError};
 use crate::ingest::{DecodeError, IngestError};
@@ -53,6 +55,44 @@ impl From<Refused> for ApiError {
             Refused::Queue { limit, .. } => Self::because(Slug::Overloaded, again).limit(limit),
         };
         error.retry_after(refused.pause()).counted()
+    }
+}
+
+/// What a route answers where there is too much, written beforehand: in a rush these are most of its answers.
+pub struct Refusals {
+    full: Arc<Refusal>,
+    database: Arc<Refusal>,
+    device: Arc<Refusal>,
+    fleet: Arc<Refusal>,
+}
+
+impl Refusals {
+    pub fn of(info: &RouteInfo) -> Self {
+        // The pause is a pause of its time.
+        let pause = Duration::ZERO;
+        let written = |refused: Refused| Arc::new(Refusal::of(refused.into(), info.dialect));
+        Self {
+            full: written(Refused::Full { class: info.class, pause }),
+            database: written(Refused::Database { pause }),
+            device: written(Refused::Device { pause }),
+            fleet: written(Refused::Fleet { pause }),
+        }
+    }
+
+    /// `None`: these are few, and written when they come.
+    pub fn get(&self, refused: Refused) -> Option<&Arc<Refusal>> {
+        match refused {
+            Refused::Full { .. } => Some(&self.full),
+            Refused::Database { .. } => Some(&self.database),
+            Refused::Device { .. } => Some(&self.device),
+            Refused::Fleet { .. } => Some(&self.fleet),
+            Refused::TooLate { .. }
+            | Refused::Address { .. }
+            | Refused::EnrollmentToken { .. }
+            | Refused::Bodies { .. }
+            | Refused::AllBodies { .. }
+            | Refused::Queue { .. } => None,
+        }
     }
 }
 

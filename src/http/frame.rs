@@ -18,6 +18,7 @@ use super::api::Shared;
 use super::dialect::Dialect;
 use super::drill::Origin;
 use super::error::{self, ApiError, Refusal, Rendering};
+use super::faults::Refusals;
 use super::guard::{enter, guard, stated_patience};
 use super::route::RouteInfo;
 use super::unread::{self, Unread};
@@ -41,9 +42,7 @@ pub struct Row {
     pub info: RouteInfo,
     pub shared: Arc<Shared>,
     pub metrics: Arc<RouteMetrics>,
-    /// What is answered when there is no room, and when too many wait for the database.
-    pub no_room: Refusal,
-    pub no_connection: Refusal,
+    pub refusals: Refusals,
 }
 
 /// Requests that no row takes: an unknown path, or a known one with another method.
@@ -53,8 +52,7 @@ pub struct Unmatched {
 }
 
 /// The id of a request: in its log lines, in its answer, and in the problem if there is one.
-#[derive(Clone, Debug)]
-pub struct RequestId(pub Arc<str>);
+struct RequestId(Arc<str>);
 
 /// The outermost layer of a route.
 pub async fn frame(State(row): State<Arc<Row>>, request: Request, next: Next) -> Response {
@@ -62,7 +60,8 @@ pub async fn frame(State(row): State<Arc<Row>>, request: Request, next: Next) ->
         Ok(permit) => permit,
         Err(refused) => return turned_away(&row, request, refused).await,
     };
-    let served = |request| guard(row.clone(), permit, request, next);
+    // Boxed: it is large, and what is put around it moves it before it is first polled.
+    let served = |request| Box::pin(guard(row.clone(), permit, request, next));
     let mut response = framed(&row.shared, &row.metrics, row.info.dialect, request, served).await;
     if row.info.has_secrets {
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -85,8 +84,10 @@ async fn turned_away(row: &Row, request: Request, refused: Refused) -> Response 
     }
     // What it waited on purpose is no latency of ours.
     let in_flight = row.metrics.begin();
-    let refusal = if matches!(refused, Refused::Database { .. }) { &row.no_connection } else { &row.no_room };
-    let mut response = refusal.response(&id, pause);
+    let mut response = match row.refusals.get(refused) {
+        Some(refusal) => refusal.response(&id, pause),
+        None => Refusal::of(refused.into(), row.info.dialect).response(&id, pause),
+    };
     sign(&mut response, !goes_on, &id, origin.as_ref());
     in_flight.answered(response.status().as_u16());
     tracing::debug!(request_id = %id, listener = row.info.port.as_str(), route = row.info.path, "shed");
@@ -131,13 +132,12 @@ async fn framed<F: Future<Output = Response>>(
     shared: &Shared,
     metrics: &Arc<RouteMetrics>,
     dialect: Dialect,
-    mut request: Request,
+    request: Request,
     served: impl FnOnce(Request) -> F,
 ) -> Response {
     let series = metrics.series;
     let RequestId(id) = request_id(request.headers(), &shared.clock);
     let origin = Origin::of(shared);
-    request.extensions_mut().insert(RequestId(id.clone()));
     let (request, unread) = Unread::of(request);
     let span = tracing::info_span!("request", request_id = %id, listener = series.port.as_str(), method = series.method, route = series.route);
     async move {

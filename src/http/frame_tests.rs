@@ -269,6 +269,16 @@ async fn where_there_is_no_room_the_refusal_is_a_problem_like_any_other() {
         let short = Refusal::of(refused.into(), dialect).response("an-id", drawn);
         assert_eq!((short.status(), short.headers()), (rendered.status(), rendered.headers()));
         assert_eq!(text(short).await, text(rendered).await);
+        // Also where the error comes from further inside, with headers of its own.
+        let refused = Refused::Device { pause };
+        let error = ApiError::from(refused).header(header::AGE, header::HeaderValue::from_static("1"));
+        let written = Arc::new(Refusal::of(refused.into(), dialect));
+        let [one, other] = [error.clone(), error.beforehand(written)].map(|error| {
+            let random = Random::seeded(1);
+            render(error.into_response(), &Rendering { request_id: "an-id", random: &random, dialect })
+        });
+        assert_eq!((one.status(), one.headers()), (other.status(), other.headers()));
+        assert_eq!(text(one).await, text(other).await);
     }
 }
 

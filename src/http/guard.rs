@@ -94,8 +94,8 @@ async fn admit(turn: &Arc<Turn>, request: Request, next: Next) -> Result<Respons
         let patience = patience(row, &parts)?;
         parts.extensions.insert(patience);
     }
-    let operator = authenticate(row, &mut parts).await?;
-    let spent = parts.extensions.remove::<Spent>().unwrap_or_default();
+    let mut spent = Spent::default();
+    let operator = authenticate(row, &mut parts, &mut spent).await?;
     known_query(row, &parts)?;
     parts.extensions.insert(Reading { bounds, sender: sender(&parts), turn: turn.clone() });
     let from = address(&parts);
@@ -136,7 +136,11 @@ pub(super) fn stated_patience(headers: &HeaderMap) -> Option<Duration> {
 
 fn shed(row: &Row, refused: Refused) -> ApiError {
     note(row, refused);
-    refused.into()
+    let error = ApiError::from(refused);
+    match row.refusals.get(refused) {
+        Some(refusal) => error.beforehand(refusal.clone()),
+        None => error,
+    }
 }
 
 /// A caller of ours that is sent away did nothing wrong: its silence does not count.
@@ -189,17 +193,17 @@ fn bounds(row: &Row) -> Bounds {
 }
 
 /// Puts the proof that the permission stands for among the request's extensions; an operator's is also returned.
-async fn authenticate(row: &Row, parts: &mut Parts) -> Result<Option<Operator>, ApiError> {
+async fn authenticate(row: &Row, parts: &mut Parts, spent: &mut Spent) -> Result<Option<Operator>, ApiError> {
     match row.info.permission {
         Permission::Public => {}
         // The token of an enrollment is for its handler to find; identity checks it before anything else.
         Permission::EnrollmentToken => may_try(row, address(parts))?,
         Permission::Cert => {
-            let caller = device(row, parts, false).await?;
+            let caller = device(row, parts, spent, false).await?;
             parts.extensions.insert(WithCert(caller));
         }
         Permission::CertAndToken => {
-            let caller = device(row, parts, true).await?;
+            let caller = device(row, parts, spent, true).await?;
             parts.extensions.insert(WithCertAndToken(caller));
         }
         Permission::CertMaybeExpired => {
@@ -256,11 +260,10 @@ fn connection(parts: &Parts) -> Result<Arc<ConnInfo>, ApiError> {
     connection.ok_or_else(|| ApiError::internal("a request without its connection"))
 }
 
-async fn device(row: &Row, parts: &mut Parts, with_token: bool) -> Result<Arc<DeviceCaller>, ApiError> {
+async fn device(row: &Row, parts: &Parts, spent: &mut Spent, with_token: bool) -> Result<Arc<DeviceCaller>, ApiError> {
     let (identity, connection) = (identity(row)?, connection(parts)?);
     let token = with_token.then(|| bearer(&parts.headers));
-    let mut spent = None;
-    let admit = |caller: &DeviceCaller| spend(row, caller).map(|left| spent = left);
+    let admit = |caller: &DeviceCaller| spend(row, caller).map(|left| *spent = left);
     let judged = judge(identity, &connection, token, row.info.may_be_blind, admit).await;
     if let Some(presence) = row.shared.presence.as_ref() {
         match &judged {
@@ -278,17 +281,14 @@ async fn device(row: &Row, parts: &mut Parts, with_token: bool) -> Result<Arc<De
         Denied::Turned(error) => error,
     })?;
     connection.pace.begin(caller.device.heartbeat_interval_ms);
-    if let Some(spent) = spent {
-        parts.extensions.insert(spent);
-    }
     Ok(caller)
 }
 
 /// One request of this device. Asked when its certificate is good, whatever else it has sent: who shows tokens that are
 /// not has a rate, too.
-fn spend(row: &Row, caller: &DeviceCaller) -> Result<Option<Spent>, ApiError> {
-    let Some(admission) = row.shared.admission.as_ref() else { return Ok(None) };
-    admission.spend(row.info.class, caller.device.id, caller.device.fleet).map(Some).map_err(|refused| {
+fn spend(row: &Row, caller: &DeviceCaller) -> Result<Spent, ApiError> {
+    let Some(admission) = row.shared.admission.as_ref() else { return Ok(Spent::default()) };
+    admission.spend(row.info.class, caller.device.id, caller.device.fleet).map_err(|refused| {
         // It was here, with a good certificate: however often it or its fleet sends, it is not silent.
         // But for a goodbye, which may be the repetition of one that was stored.
         let is_sign_of_life = row.info.is_contact || row.info.may_be_blind;

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::handler::Handler;
@@ -13,10 +12,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::api::Shared;
 use super::dialect::Dialect;
-use super::error::Refusal;
+use super::faults::Refusals;
 use super::frame::{self, Row, Unmatched};
 use super::openapi::Shape;
-use crate::admission::{Class, Refused};
+use crate::admission::Class;
 use crate::domain::access::Action;
 use crate::observe::http::{RouteMetrics, Series, UNMATCHED};
 use crate::observe::net::Port;
@@ -273,11 +272,8 @@ pub(super) fn build<S: Clone + Send + Sync + 'static>(
     let mut app = Router::new();
     for Route { info, handler } in routes {
         let metrics = RouteMetrics::new(Series { port, route: info.path, method: info.method.as_str() });
-        // The pause is a pause of its time.
-        let full = Refused::Full { class: info.class, pause: Duration::ZERO };
-        let no_room = Refusal::of(full.into(), info.dialect);
-        let no_connection = Refusal::of(Refused::Database { pause: Duration::ZERO }.into(), info.dialect);
-        let row = Row { info, shared: shared.clone(), metrics, no_room, no_connection };
+        let refusals = Refusals::of(&info);
+        let row = Row { info, shared: shared.clone(), metrics, refusals };
         let (path, row) = (row.info.path, Arc::new(row));
         // `route_layer`: the fallback for other methods is not this row's.
         let handler = handler.route_layer(from_fn_with_state(row, frame::frame));

@@ -43,6 +43,8 @@ pub struct RouteMetrics {
 pub struct InFlight {
     route: Arc<RouteMetrics>,
     begun: tokio::time::Instant,
+    /// Once there is an answer.
+    took: Option<Duration>,
     /// Place in [`STATUSES`].
     status: usize,
 }
@@ -74,7 +76,7 @@ impl RouteMetrics {
 
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.increment(1.0);
-        InFlight { route: self.clone(), begun: tokio::time::Instant::now(), status: GONE }
+        InFlight { route: self.clone(), begun: tokio::time::Instant::now(), took: None, status: GONE }
     }
 
     /// A status has a series from its first answer on.
@@ -92,14 +94,15 @@ impl InFlight {
     /// Ends the measurement, and says how long it took.
     pub fn answered(mut self, status: u16) -> Duration {
         self.status = place(status);
-        self.begun.elapsed()
+        *self.took.insert(self.begun.elapsed())
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.route.in_flight.decrement(1.0);
-        self.route.seconds.record(self.begun.elapsed().as_secs_f64());
+        let took = self.took.unwrap_or_else(|| self.begun.elapsed());
+        self.route.seconds.record(took.as_secs_f64());
         self.route.count(self.status, 1);
     }
 }

@@ -46,9 +46,25 @@ impl Coalescer {
 
     /// Notes a contact that happens now, and what was said.
     pub fn note(&self, device: DeviceId, fingerprint: Fingerprint, said: Said) -> Result<(), Full> {
+        self.add(device, fingerprint, said, None)
+    }
+
+    /// The same with the promise that is given for it, where nobody has to be waited for.
+    pub fn note_promised(
+        &self,
+        device: DeviceId,
+        fingerprint: Fingerprint,
+        said: Said,
+        promise_ms: i64,
+    ) -> Result<(), Full> {
+        self.add(device, fingerprint, said, Some(promise_ms))
+    }
+
+    fn add(&self, device: DeviceId, fingerprint: Fingerprint, said: Said, promise_ms: Option<i64>) -> Result<(), Full> {
         let mut shard = self.shard(device);
         let now = self.clock.boottime();
-        let contact = Contacts { device, fingerprint, newest: now, count: 1, promise: None, said };
+        let promise = promise_ms.map(|promise_ms| (promise_ms, now));
+        let contact = Contacts { device, fingerprint, newest: now, count: 1, promise, said };
         match shard.entry(device) {
             Entry::Occupied(mut entry) => merge(entry.get_mut(), contact),
             Entry::Vacant(_) if self.pending() >= self.devices_max => return Err(Full),
@@ -204,6 +220,19 @@ mod tests {
         coalescer.promise(device(1), PRINT, 5_000, heard);
         let taken = coalescer.take(0..SLICES).1;
         assert_eq!((taken[0].newest, taken[0].promise), (heard, Some((5_000, clock.boottime()))));
+    }
+
+    #[test]
+    fn a_contact_with_its_promise_is_a_contact_and_a_promise() {
+        let clock = Clock::manual(0);
+        let [one, two] = [0, 1].map(|_| Coalescer::new(9, clock.clone()));
+        one.note_promised(device(1), PRINT, said(Some(1), None), 5_000).unwrap();
+        two.note(device(1), PRINT, said(Some(1), None)).unwrap();
+        two.promise(device(1), PRINT, 5_000, clock.boottime());
+        assert_eq!(one.take(0..SLICES).1, two.take(0..SLICES).1);
+        let full = Coalescer::new(0, clock);
+        assert_eq!(full.note_promised(device(1), PRINT, Said::default(), 5_000), Err(Full));
+        assert_eq!(full.pending(), 0);
     }
 
     type Model = (Boottime, i64, Option<(i64, Boottime)>);

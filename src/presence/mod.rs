@@ -219,13 +219,20 @@ impl Inner {
     async fn heartbeat(&self, contact: &Contact, said: Said) -> Result<HeartbeatReply, PresenceError> {
         let limit = self.settings.blind_max.min(millis(contact.interval_ms));
         self.health.check(limit).map_err(|blind_for| PresenceError::Blind { blind_for })?;
-        let heard = self.clock.own().boottime();
-        // The sign of life counts, also when the promise below fails.
-        self.coalescer.note(contact.device, contact.fingerprint, said).map_err(|_| PresenceError::Full)?;
+        let Contact { device, fingerprint, .. } = *contact;
         let wanted = promise_ms(contact);
-        let granted_ms = self.promises.grant(contact.device, wanted).await?;
-        // Always, not only when it is shorter than what is stored: the newest promise has to win in the flush.
-        self.coalescer.promise(contact.device, contact.fingerprint, granted_ms, heard);
+        let granted_ms = if let Some(granted_ms) = self.promises.at_once(device, wanted).await {
+            self.coalescer.note_promised(device, fingerprint, said, granted_ms).map_err(|_| PresenceError::Full)?;
+            granted_ms
+        } else {
+            let heard = self.clock.own().boottime();
+            // The sign of life counts, also when the promise below fails.
+            self.coalescer.note(device, fingerprint, said).map_err(|_| PresenceError::Full)?;
+            let granted_ms = self.promises.obtain(device, wanted).await?;
+            // Always, not only when it is shorter than what is stored: the newest promise has to win in the flush.
+            self.coalescer.promise(device, fingerprint, granted_ms, heard);
+            granted_ms
+        };
         Ok(HeartbeatReply { next_in: self.random.scale(millis(granted_ms), 0.9, 1.1), at: self.clock.now() })
     }
 }
