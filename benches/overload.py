@@ -1,8 +1,8 @@
 """Goodput and latency below, at and far above what the service can do, as script/bench-overload runs it. Writes the table
 of docs/performance.md.
 
-- Goodput: readings by an open loop at shares of the peak that a closed loop finds, and beside them heartbeats at a tenth of
-  it, from other devices.
+- Goodput: readings by an open loop at shares of the peak that a closed loop finds. Beside both of them other devices send
+  heartbeats at a tenth of what a closed loop finds alone.
 - Recovery: other devices send readings at 0.8 of the peak, alone for the base p99, and in a second run before, during and
   after a rush of five times the peak. Counted are the seconds from when the last request of the rush was due to the first
   of three whole seconds in a row with a p99 of at most 1.2 times the base. What the rush has left behind is answered
@@ -10,7 +10,7 @@ of docs/performance.md.
   less 0.01, are counted beside it.
 - The memory of idle connections.
 - A refused request: (CPU of the replica in a rush - good answers × its CPU for one without a rush) ÷ answers 503, over
-  CPU of replica and database ÷ good answers, in the closed loop of 256 devices. The rush has a service of its own with a
+  CPU of replica and database ÷ good answers, in the closed loop of 256 devices without anything beside it. The rush has a service of its own with a
   small limit, 10,000 devices that come again at once, and a database whose commits take a tenth of a second without CPU
   (`commit_delay`), so that good answers are few. One without a rush: the same service and devices at the rate of those
   good answers. Who comes again too early is answered a second later, so there are about 10,000 refusals a second, and
@@ -57,18 +57,23 @@ def must_refuse(share, result):
 def phases(service):
     """The figures of one round."""
 
-    def closed(devices):
-        return service.run("peak", "reading", SECONDS, "--closed", devices=devices, warm_up=WARM_UP)
+    def beside(name, *mode, devices):
+        # Until after the readings have ended: those take longer to connect.
+        beats, out = service.start("beats", "heartbeat", SECONDS + 5, "--rate", rate, devices=64, warm_up=WARM_UP, among=OTHERS_DIR)
+        readings = service.run(name, "reading", SECONDS, *mode, devices=devices, warm_up=WARM_UP)
+        return readings, service.result(beats, out)["all"]
 
+    def closed(devices):
+        return beside("peak", "--closed", devices=devices)[0]
+
+    alone = service.run("alone", "reading", SECONDS, "--closed", devices=FEW, warm_up=WARM_UP)
+    rate = f"{max(alone['good_per_second'] / 10, 1):.0f}"
     first = {devices: closed(devices) for devices in (FEW, DEVICES)}
     peak, best = max((result["good_per_second"], devices) for devices, result in first.items())
     peaks, rows, goodput = [peak], {}, {}
     for share in (0.8, 2.0, 5.0):
-        # Until after the readings have ended: those take longer to connect.
-        rate, mode = f"{max(peak / 10, 1):.0f}", {"devices": 64, "warm_up": WARM_UP, "among": OTHERS_DIR}
-        beats, beats_out = service.start("beats", "heartbeat", SECONDS + 5, "--rate", rate, **mode)
-        readings = service.run(f"x{round(share * 10)}", "reading", SECONDS, "--rate", f"{peak * share:.0f}", devices=DEVICES, warm_up=WARM_UP)
-        rows[share] = (readings["all"], service.result(beats, beats_out)["all"])
+        readings, beats = beside(f"x{round(share * 10)}", "--rate", f"{peak * share:.0f}", devices=DEVICES)
+        rows[share] = (readings["all"], beats)
         if share > 1:
             must_refuse(share, readings)
         # A machine is not equally fast for minutes: the peak is that of just before and just after.
@@ -77,6 +82,7 @@ def phases(service):
         goodput[share] = readings["good_per_second"] / ((before + peak) / 2)
     base = quantile(rows[0.8][0])
     return {
+        f"readings per second of {FEW} devices alone": alone["good_per_second"],
         "peak": median(peaks),
         f"peak of {FEW} devices": first[FEW]["good_per_second"],
         f"peak of {DEVICES:,} devices": first[DEVICES]["good_per_second"],
@@ -87,7 +93,7 @@ def phases(service):
         "heartbeats answered well at 5": success(rows[5.0][1]),
         "accepted p99 at 2 ÷ at 0.8": quantile(rows[2.0][0]) / max(base, 0.001),
         **recovery(service, peak),
-        SERVED: cpu_us(first[FEW], "server", "database") / first[FEW]["all"]["good"],
+        SERVED: cpu_us(alone, "server", "database") / alone["all"]["good"],
     }
 
 
@@ -162,7 +168,7 @@ def refusal(service):
     return cost
 
 
-SERVED = f"CPU of a served request at the peak of {FEW} devices, replica and database, µs"
+SERVED = f"CPU of a served request, replica and database, {FEW} devices alone, µs"
 REFUSED = "CPU of a refused request, replica, µs"
 SHED = "CPU of a refused request ÷ of a served one"
 IDLE_KIB = f"KiB for an idle connection ({IDLE:,} of them)"

@@ -54,8 +54,8 @@ const CONNECTIONS: usize = 256;
 const BATCH_CONNECTIONS: usize = 64;
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
-/// Between two rows: until this share of all cores is idle, looked at so often, and at most so long.
-const REST_IDLE: f64 = 0.92;
+/// Between two rows: until so much of all cores is idle, looked at so often, and at most so long.
+const REST_IDLE_PERCENT: u64 = 92;
 const REST_STEP: Duration = Duration::from_millis(500);
 const REST_MAX: Duration = Duration::from_secs(30);
 
@@ -232,7 +232,7 @@ impl Rest<'_> {
         while begun.elapsed() < REST_MAX {
             tokio::time::sleep(REST_STEP).await;
             let now = all_and_idle();
-            if (now.1 - before.1) as f64 >= REST_IDLE * (now.0 - before.0) as f64 {
+            if (now.1 - before.1) * 100 >= REST_IDLE_PERCENT * (now.0 - before.0) {
                 return;
             }
             before = now;

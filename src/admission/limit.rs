@@ -1,8 +1,12 @@
-//! How many requests may be under way: Gradient2 on the latency of commits, with AIMD on those that had no outcome.
-//! Pure.
+//! How many requests may be under way: Gradient2 on how long requests wait for their commits, with AIMD on commits that
+//! had no outcome. Pure.
 //!
-//! Source: Netflix' `concurrency-limits`, Gradient2Limit and AIMDLimit. The gradient is the latency without a queue over
+//! Source: Netflix' `concurrency-limits`, Gradient2Limit and AIMDLimit. The gradient is the wait without a queue over
 //! that of now: near one the limit grows by a small queue, below it shrinks in proportion.
+//!
+//! The wait is the request's own, from the queue of rows until it goes on with its outcome, and not the time of the commit
+//! alone: where cores are what is scarce, commits stay quick, and the queue is one of tasks. Measured at twice the capacity,
+//! the time of commits let 1,500 requests in, and the p99 was five times that of their waits.
 //!
 //! Gradient2 takes the long-term mean for the latency without a queue. Under a load that lasts, the queue itself becomes
 //! that mean within minutes, and the limit runs away. Here only windows without a queue are believed: those in which
@@ -29,11 +33,11 @@ impl LimitSettings {
     }
 }
 
-/// Latency may be so many times that without a queue before the limit shrinks: a batch that grows takes longer.
+/// The wait may be so many times that without a queue before the limit shrinks: a batch that grows takes longer.
 const TOLERANCE: f64 = 2.0;
-/// Commits that take no longer are no queue, however fast they can be: a group commit takes its time for what is in it,
-/// and gets the more done the more that is. Smaller: callers are refused while the service is at its best.
-const CALM_MIN_S: f64 = 0.025;
+/// Who waits no longer is in no queue, however quick it can be: a group commit takes its time for what is in it, and gets
+/// the more done the more that is. Smaller: callers are refused while cores are idle. Larger: those who are let in wait.
+const CALM_MIN_S: f64 = 0.012;
 /// What a window without a queue weighs in the latency without one.
 const CALM_WEIGHT: f64 = 0.02;
 /// What a probe weighs.
@@ -48,9 +52,12 @@ const PROBE_SHARE: f64 = 0.25;
 const RECENT_WEIGHT: f64 = 0.2;
 /// At so many times the limit everybody is refused.
 const MOST: u32 = 2;
-/// What a limit grows by that refused somebody while commits were calm, on top of the small queue: at the first rush of a
+/// What a limit grows by that refused somebody while waits were calm, on top of the small queue: at the first rush of a
 /// day it has doubled within two seconds, where the small queue alone takes a minute.
 const TOO_SMALL_GROWTH: f64 = 0.25;
+/// Of how long requests waited, in each window in which nobody did: after a stall, callers with deadlines are not refused
+/// for ever by what was measured when the last of them was let in.
+const FADING: f64 = 0.8;
 /// Of each new limit, this share is taken over.
 const SMOOTHING: f64 = 0.2;
 /// No window shrinks the limit by more than half of what is taken over.
@@ -63,7 +70,7 @@ const BACK_OFF: f64 = 0.9;
 pub struct Window {
     /// Commits with an outcome.
     pub commits: u32,
-    /// Their mean latency, in seconds.
+    /// How long the requests in them waited in the mean, in seconds.
     pub latency_s: f64,
     /// Commits without one: the deadline passed, or the connection broke.
     pub lost: u32,
@@ -71,6 +78,8 @@ pub struct Window {
     pub under_way_max: u32,
     /// Those that were to wait for a commit and found no room.
     pub refused: u32,
+    /// Nobody waits for one at its end.
+    pub is_idle: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -123,7 +132,7 @@ impl Limit {
         limit.clamp(self.settings.min, self.settings.ceiling())
     }
 
-    /// The latency of a commit over the last half second or so, in seconds; zero before the first.
+    /// How long requests waited over the last half second or so, in seconds; zero before the first.
     pub fn recent_s(&self) -> f64 {
         self.recent_s
     }
@@ -136,6 +145,8 @@ impl Limit {
         } else if window.commits > 0 && window.latency_s.is_finite() && window.latency_s > 0.0 {
             approach(&mut self.recent_s, window.latency_s, RECENT_WEIGHT);
             self.learn_latency(window);
+        } else if window.is_idle {
+            self.recent_s *= FADING;
         }
         self.get()
     }
@@ -181,7 +192,7 @@ mod tests {
     const SETTINGS: LimitSettings = LimitSettings { min: 20, max: 2_000, initial: 100 };
 
     fn busy(limit: &Limit, latency_s: f64) -> Window {
-        Window { commits: 5, latency_s, lost: 0, under_way_max: limit.get(), refused: 0 }
+        Window { commits: 5, latency_s, lost: 0, under_way_max: limit.get(), ..Window::default() }
     }
 
     /// Windows in which all that may be is under way, at a server that does `capacity` requests at once in `base_s` and
@@ -222,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_refuses_while_commits_are_calm_doubles_within_two_seconds() {
+    fn a_limit_that_refuses_while_waits_are_calm_doubles_within_two_seconds() {
         let after_two_seconds = |refused| {
             let mut limit = Limit::new(SETTINGS);
             for _ in 0..20 {
@@ -245,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn quick_commits_are_no_queue_however_much_quicker_they_can_be() {
+    fn short_waits_are_no_queue_however_much_shorter_they_can_be() {
         let mut limit = Limit::new(SETTINGS);
         saturated(&mut limit, 300, (2_000, 0.001));
         for _ in 0..300 {
@@ -274,6 +285,19 @@ mod tests {
     }
 
     #[test]
+    fn a_stall_is_forgotten_when_nobody_waits_any_more() {
+        let mut limit = Limit::new(SETTINGS);
+        limit.learn(&busy(&limit, 5.0));
+        limit.learn(&Window::default());
+        assert!(limit.recent_s() > 4.9, "somebody waits");
+        for _ in 0..50 {
+            limit.learn(&Window { is_idle: true, ..Window::default() });
+        }
+        assert!(limit.recent_s() < 0.001);
+        assert_eq!(limit.unprobed(), SETTINGS.initial);
+    }
+
+    #[test]
     fn commits_without_an_outcome_shrink_it_however_few_there_are() {
         let mut limit = Limit::new(SETTINGS);
         limit.learn(&Window { lost: 1, ..Window::default() });
@@ -291,7 +315,7 @@ mod tests {
             let mut limit = Limit::new(SETTINGS);
             for (commits, latency_s, lost, under_way_max, refused) in windows {
                 let before = limit.limit;
-                let now = limit.learn(&Window { commits, latency_s, lost, under_way_max, refused });
+                let now = limit.learn(&Window { commits, latency_s, lost, under_way_max, refused, is_idle: commits % 2 == 0 });
                 prop_assert!((SETTINGS.min..=SETTINGS.max).contains(&now));
                 prop_assert!(limit.recent_s().is_finite() && limit.recent_s() >= 0.0);
                 prop_assert!(limit.limit >= before * 0.89, "no window takes more than a ninth");

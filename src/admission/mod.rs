@@ -1,6 +1,6 @@
 //! May this request enter now? Refused early and cheaply, before its body is read.
 //!
-//! - [`Admission::enter`]: how many requests are under way, by [`Class`], under a limit that follows the latency of
+//! - [`Admission::enter`]: how many requests are under way, by [`Class`], under a limit that follows how long they wait for
 //!   commits. In need, lists are shed first and heartbeats last. Of those that each take a connection to the database, how
 //!   many have one or wait for one.
 //! - [`Admission::in_time`]: a request that cannot be answered within its caller's deadline is not begun.
@@ -44,7 +44,7 @@ use crate::lifecycle::shutdown::Shutdown;
 use crate::lifecycle::tasks::Tasks;
 use crate::observe::admission::{self as observe, ClassCounters, Stage};
 
-/// Between two looks at the latency of commits.
+/// Between two looks at how long requests wait for commits.
 const WINDOW: Duration = Duration::from_millis(100);
 /// The least of one in a probe; two commits, if they take longer, so that those from before it are over in its first.
 const PROBE_WINDOW: Duration = Duration::from_millis(25);
@@ -126,8 +126,8 @@ pub struct Admission(Arc<Inner>);
 
 struct Inner {
     state: Mutex<State>,
-    /// The mean latency of a commit, in microseconds; zero: not known.
-    commit_us: AtomicU32,
+    /// How long a request waits for its commit in the mean, in microseconds; zero: not known.
+    wait_us: AtomicU32,
     database_requests_max: u32,
     /// How long to stay away, in milliseconds.
     pause_ms: AtomicU32,
@@ -183,7 +183,7 @@ impl Admission {
         let (room, unprobed_room) = (limit.room(), limit.unprobed_room());
         Self(Arc::new(Inner {
             state: Mutex::new(State { shares: Shares::default(), room, unprobed_room, seen: Seen::default() }),
-            commit_us: 0.into(),
+            wait_us: 0.into(),
             database_requests_max: settings.database_requests_max,
             pause_ms: millis(pause::MIN).into(),
             devices: Buckets::new(settings.device_rate, CALLERS_MAX),
@@ -199,7 +199,7 @@ impl Admission {
     async fn follow(self, mut limit: Limit, ingest: Ingest, shutdown: Shutdown) {
         let mut pause = Pause::new();
         loop {
-            let window = if limit.is_probing() { probe_window(self.commit()) } else { WINDOW };
+            let window = if limit.is_probing() { probe_window(self.wait_for_commit()) } else { WINDOW };
             tokio::select! {
                 () = tokio::time::sleep(window) => {}
                 () = shutdown.aborting() => return,
@@ -207,22 +207,23 @@ impl Admission {
             let commits = ingest.take_commits();
             ingest.measure_queue();
             let Seen { under_way_max, entered, refused, queue_full } = self.0.lock().take_seen();
-            let latency_s = commits.mean().as_secs_f64();
+            let latency_s = commits.mean_wait().as_secs_f64();
             // What stands still is no rush: when it goes on, there is room.
             if !limit.is_probing() && commits.ended > 0 {
                 pause.learn(entered.saturating_sub(queue_full), refused.saturating_add(queue_full));
             }
-            let now =
-                limit.learn(&Window { commits: commits.ended, latency_s, lost: commits.lost, under_way_max, refused });
+            let is_idle = self.under_way(Class::Readings) == 0;
+            let (commits, lost) = (commits.ended, commits.lost);
+            let now = limit.learn(&Window { commits, latency_s, lost, under_way_max, refused, is_idle });
             {
                 let mut state = self.0.lock();
                 (state.room, state.unprobed_room) = (limit.room(), limit.unprobed_room());
             }
             let mean = Duration::try_from_secs_f64(limit.recent_s()).unwrap_or_default();
-            self.0.commit_us.store(u32::try_from(mean.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
+            self.0.wait_us.store(u32::try_from(mean.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
             // What stands still is no probe either: nobody knows how long it lasts.
-            let is_probing = limit.is_probing() && commits.ended > 0;
-            self.0.pause_ms.store(millis(away(is_probing, &pause, self.commit())), Ordering::Relaxed);
+            let is_probing = limit.is_probing() && commits > 0;
+            self.0.pause_ms.store(millis(away(is_probing, &pause, self.wait_for_commit())), Ordering::Relaxed);
             observe::limit(now);
             self.0.failures.observe();
             for class in Class::ALL {
@@ -292,7 +293,7 @@ impl Admission {
 
     /// Can what needs a commit be answered before the caller gives up?
     pub fn in_time(&self, class: Class, deadline: Duration) -> Result<(), Refused> {
-        if deadline > self.commit() {
+        if deadline > self.wait_for_commit() {
             return Ok(());
         }
         self.counters(class).shed(Stage::Deadline);
@@ -343,8 +344,8 @@ impl Admission {
         &self.0.counters[class.place()]
     }
 
-    fn commit(&self) -> Duration {
-        Duration::from_micros(self.0.commit_us.load(Ordering::Relaxed).into())
+    fn wait_for_commit(&self) -> Duration {
+        Duration::from_micros(self.0.wait_us.load(Ordering::Relaxed).into())
     }
 
     fn pause(&self) -> Duration {
@@ -467,7 +468,7 @@ mod tests {
     fn what_cannot_be_in_time_is_not_begun() {
         let (admission, _) = admission(10, FREE, FREE);
         assert_eq!(admission.in_time(Class::Readings, Duration::from_millis(1)), Ok(()), "nothing is known yet");
-        admission.0.commit_us.store(200_000, Ordering::Relaxed);
+        admission.0.wait_us.store(200_000, Ordering::Relaxed);
         assert_eq!(admission.in_time(Class::Readings, Duration::from_millis(201)), Ok(()));
         let pause = pause::MIN;
         assert_eq!(admission.in_time(Class::Readings, Duration::from_millis(200)), Err(Refused::TooLate { pause }));

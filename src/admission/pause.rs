@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-/// A class that is full is so for about as long as a few commits take.
-const COMMITS: f64 = 20.0;
+/// A class that is full is so for about as long as a few requests wait for their commits, one behind the other.
+const WAITS: f64 = 10.0;
 pub(super) const MIN: Duration = Duration::from_millis(200);
 /// For slow commits.
-const COMMITS_MAX: Duration = Duration::from_secs(10);
+const SLOW_MAX: Duration = Duration::from_secs(10);
 /// For many refusals: when the rush is over, callers should come back within seconds.
 const RUSH_MAX: Duration = Duration::from_secs(3);
 /// Refusals for each request that is let in.
@@ -39,9 +39,9 @@ impl Pause {
         }
     }
 
-    /// Before jitter. `commit`: what one takes at present.
-    pub(super) fn of(&self, commit: Duration) -> Duration {
-        let least = commit.mul_f64(COMMITS).clamp(MIN, COMMITS_MAX);
+    /// Before jitter. `wait`: how long a request waits for its commit at present.
+    pub(super) fn of(&self, wait: Duration) -> Duration {
+        let least = wait.mul_f64(WAITS).clamp(MIN, SLOW_MAX);
         least.mul_f64(self.factor).min(RUSH_MAX.max(least))
     }
 }
@@ -53,10 +53,10 @@ mod tests {
     const QUICK: Duration = Duration::from_millis(2);
 
     #[test]
-    fn it_is_a_few_commits_within_bounds() {
+    fn it_is_a_few_waits_within_bounds() {
         let pause = Pause::new();
-        for (commit_ms, pause_ms) in [(0, 200), (10, 200), (100, 2_000), (700, 10_000)] {
-            assert_eq!(pause.of(Duration::from_millis(commit_ms)), Duration::from_millis(pause_ms));
+        for (wait_ms, pause_ms) in [(0, 200), (20, 200), (200, 2_000), (1_400, 10_000)] {
+            assert_eq!(pause.of(Duration::from_millis(wait_ms)), Duration::from_millis(pause_ms));
         }
     }
 

@@ -1,44 +1,68 @@
 //! How commits went since somebody last asked.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Commits of one window of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Commits {
     /// Those with an outcome.
     pub ended: u32,
-    /// Their time, all together.
-    pub time: Duration,
     /// Those whose outcome is not known, or that could not be begun.
     pub lost: u32,
+    /// Requests that have been told their outcome.
+    pub told: u32,
+    /// How long they have waited for it, all together: for the commit before theirs, for their own, and for a core to go on.
+    pub waited: Duration,
 }
 
 impl Commits {
-    /// The mean time of those with an outcome; zero if there was none.
-    pub fn mean(&self) -> Duration {
-        self.time.checked_div(self.ended).unwrap_or_default()
+    /// How long a request waits in the mean; zero if none was told its outcome.
+    pub fn mean_wait(&self) -> Duration {
+        self.waited.checked_div(self.told).unwrap_or_default()
     }
 }
 
 /// Counts them; one reader takes what is there.
 #[derive(Default)]
-pub(super) struct Tempo(Mutex<Commits>);
+pub(super) struct Tempo(Mutex<Count>);
+
+#[derive(Default)]
+struct Count {
+    commits: Commits,
+    lost_at: Option<Instant>,
+}
 
 impl Tempo {
-    pub(super) fn ended(&self, time: Duration) {
-        let mut commits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        commits.ended = commits.ended.saturating_add(1);
-        commits.time = commits.time.saturating_add(time);
+    pub(super) fn ended(&self) {
+        let Commits { ended, .. } = &mut self.lock().commits;
+        *ended = ended.saturating_add(1);
     }
 
-    pub(super) fn lost(&self) {
-        let mut commits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        commits.lost = commits.lost.saturating_add(1);
+    pub(super) fn lost(&self, now: Instant) {
+        let mut count = self.lock();
+        count.commits.lost = count.commits.lost.saturating_add(1);
+        count.lost_at = Some(now);
+    }
+
+    /// By the request itself, which has been here since `begun`, when it goes on. Who was here when a commit was lost has
+    /// waited for the database to come back, and says nothing of a queue.
+    pub(super) fn told(&self, begun: Instant, now: Instant) {
+        let mut count = self.lock();
+        if count.lost_at.is_none_or(|lost_at| lost_at < begun) {
+            count.commits.told = count.commits.told.saturating_add(1);
+            count.commits.waited = count.commits.waited.saturating_add(now.duration_since(begun));
+        }
     }
 
     pub(super) fn take(&self) -> Commits {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.lock().commits)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Count> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -48,13 +72,27 @@ mod tests {
 
     #[test]
     fn a_window_is_taken_once() {
-        let tempo = Tempo::default();
-        tempo.ended(Duration::from_millis(2));
-        tempo.ended(Duration::from_millis(4));
-        tempo.lost();
+        let (tempo, begun) = (Tempo::default(), Instant::now());
+        for ms in [2, 4] {
+            tempo.told(begun, begun + Duration::from_millis(ms));
+        }
+        tempo.ended();
+        tempo.lost(begun);
         let taken = tempo.take();
-        assert_eq!((taken.mean(), taken.lost), (Duration::from_millis(3), 1));
+        assert_eq!((taken.mean_wait(), taken.ended, taken.lost), (Duration::from_millis(3), 1, 1));
         assert_eq!(tempo.take(), Commits::default());
-        assert_eq!(Commits::default().mean(), Duration::ZERO);
+        assert_eq!(Commits::default().mean_wait(), Duration::ZERO);
+    }
+
+    #[test]
+    fn who_waited_for_the_database_to_come_back_was_in_no_queue() {
+        let (tempo, begun) = (Tempo::default(), Instant::now());
+        let after = |ms| begun + Duration::from_millis(ms);
+        tempo.lost(after(9_000));
+        tempo.told(begun, after(10_000));
+        tempo.told(after(9_000), after(10_000));
+        tempo.told(after(9_001), after(9_006));
+        let taken = tempo.take();
+        assert_eq!((taken.told, taken.mean_wait()), (1, Duration::from_millis(5)));
     }
 }

@@ -170,9 +170,9 @@ async fn run_commit(store: FleetStore, tempo: Arc<Tempo>, items: Vec<Vec<BatchIt
     let time = begun.elapsed();
     observe::ingest::commit(count, label, time);
     if outcome.error.is_none() {
-        tempo.ended(time);
+        tempo.ended();
     } else {
-        tempo.lost();
+        tempo.lost(Instant::now());
     }
     if let Some(error) = &outcome.error {
         tracing::warn!(%error, rows = count, "a commit of readings failed");

@@ -140,8 +140,13 @@ impl Ingest {
             mpsc::error::TrySendError::Full(_) => full(),
             mpsc::error::TrySendError::Closed(_) => IngestError::Draining,
         })?;
+        let begun = Instant::now();
         match tokio::time::timeout_at(deadline, outcome).await {
-            Ok(Ok(outcome)) => Ok(outcome?),
+            Ok(Ok(outcome)) => {
+                let tally = outcome?;
+                self.0.tempo.told(begun, Instant::now());
+                Ok(tally)
+            }
             // The committer has gone, at the abort: it may have begun the commit.
             Ok(Err(_)) | Err(_) => Err(IngestError::Deadline),
         }

@@ -12,7 +12,7 @@ const FAILING: &str = "everbeat_admission_failing_callers";
 pub(super) const METRICS: &[Metric] = &[
     gauge(
         LIMIT,
-        "Requests under way from which on some are refused, as the latency of commits allows; at twice of it all are.",
+        "Requests under way from which on some are refused, as their waits for commits allow; at twice of it all are.",
     ),
     gauge(UNDER_WAY, "Requests that are under way, by class."),
     counter(OFFERED, "Requests that asked to be let in, by class."),
