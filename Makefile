@@ -1,6 +1,6 @@
 # The menu over script/. Nothing is here that a script does not do: bare Debian has no make.
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint deny fuzz sqlx openapi bench bench-peers bench-k6 bench-overload bench-costs bench-compose hostile drill drill-table drill-smoke drill-local fresh image up down ci clean
+.PHONY: help dev test lint deny fuzz sqlx openapi bench bench-figures bench-peers bench-k6 bench-overload bench-costs bench-compose hostile drill drill-table drill-smoke drill-local fresh image up down ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,9 @@ sqlx: ## write .sqlx anew after changing a migration or a query
 	./script/sqlx
 openapi: ## write docs/openapi anew after changing a route or a shape
 	./script/openapi
-bench: ## figures beside an empty handler and PostgreSQL alone, written to docs/performance.md
+bench: ## every figure that has a goal, with a summary in docs/performance.md (an hour and a half)
+	./script/bench-all
+bench-figures: ## figures beside an empty handler and PostgreSQL alone
 	./script/bench figures
 bench-peers: ## the same beside InfluxDB, FastAPI, etcd and Redis
 	./script/bench-peers

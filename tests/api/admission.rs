@@ -148,6 +148,37 @@ async fn a_queue_without_room_sheds_like_everything_that_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_locked_table_few_wait_and_the_others_are_told_at_once() {
+    let app = TestApp::with("[admission]\ndatabase_requests_max = 18\n").await;
+    let mut device = app.enroll("one").await;
+    let beat = device.post("/v1/heartbeat");
+    // From now on its promise is known.
+    device.call(&beat).await.ok(200);
+    let (owner, _connection) = TestCluster::shared().owner(&app.database.database).await;
+    owner.batch_execute("begin; lock table enrollment_tokens in access exclusive mode").await.unwrap();
+    let mut wires = Vec::new();
+    let wanted = json!({"fleet": "pumps"});
+    for _ in 0..21 {
+        let mut wire = app.connect_admin().await;
+        wire.send(&Ask::post("/v1/enrollment-tokens").bearer(&app.admin).json(&wanted).encode()).await;
+        wires.push(wire);
+    }
+    let shed = "everbeat_admission_shed_total{class=\"exchange\",stage=\"database\"}";
+    eventually(PATIENCE, async || metric(&app, shed).await == 3).await;
+    device.call(&beat).await.ok(200);
+    owner.batch_execute("rollback").await.unwrap();
+    let (mut made, mut told) = (0, 0);
+    for mut wire in wires {
+        let answer = wire.answer().await;
+        made += usize::from(answer.status == 201);
+        told += usize::from(answer.status == 503 && answer.json()["limit"] == "database_requests_max");
+    }
+    assert_eq!(told, 3, "of 21");
+    assert!(made > 0, "who waited is served");
+    eventually(PATIENCE, async || app.admin_post("/v1/enrollment-tokens", &wanted).await.status == 201).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_for_its_body_is_offered_once() {
     let app = TestApp::new().await;
     let mut caller = app.enroll("slow").await;
