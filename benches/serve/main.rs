@@ -232,7 +232,8 @@ impl Rest<'_> {
         while begun.elapsed() < REST_MAX {
             tokio::time::sleep(REST_STEP).await;
             let now = all_and_idle();
-            if (now.1 - before.1) * 100 >= REST_IDLE_PERCENT * (now.0 - before.0) {
+            // The time of waiting for disks may go down (proc(5)).
+            if now.1.saturating_sub(before.1) * 100 >= REST_IDLE_PERCENT * (now.0 - before.0) {
                 return;
             }
             before = now;

@@ -46,7 +46,7 @@ use crate::observe::admission::{self as observe, ClassCounters, Stage};
 
 /// Between two looks at how long requests wait for commits.
 const WINDOW: Duration = Duration::from_millis(100);
-/// The least of one in a probe; two commits, if they take longer, so that those from before it are over in its first.
+/// The least of one in a probe; two waits, if they take longer, so that those from before it are over in its first.
 const PROBE_WINDOW: Duration = Duration::from_millis(25);
 /// How long to stay away when too many wait for the database, whose slowness the commits of readings do not show.
 const DATABASE_PAUSE: Duration = Duration::from_secs(1);
@@ -77,7 +77,7 @@ pub enum Refused {
     Full { class: Class, pause: Duration },
     #[error("too many requests are waiting for a connection to the database")]
     Database { pause: Duration },
-    #[error("the caller's deadline is shorter than a commit")]
+    #[error("the caller's deadline is shorter than requests wait for their commits")]
     TooLate { pause: Duration },
     #[error("the device sends too often")]
     Device { pause: Duration },
@@ -212,8 +212,7 @@ impl Admission {
             if !limit.is_probing() && commits.ended > 0 {
                 pause.learn(entered.saturating_sub(queue_full), refused.saturating_add(queue_full));
             }
-            let is_idle = self.under_way(Class::Readings) == 0;
-            let (commits, lost) = (commits.ended, commits.lost);
+            let (commits, lost, is_idle) = (commits.ended, commits.lost, commits.is_idle);
             let now = limit.learn(&Window { commits, latency_s, lost, under_way_max, refused, is_idle });
             {
                 let mut state = self.0.lock();
@@ -353,15 +352,15 @@ impl Admission {
     }
 }
 
-fn probe_window(commit: Duration) -> Duration {
-    PROBE_WINDOW.max(commit * 2)
+fn probe_window(wait: Duration) -> Duration {
+    PROBE_WINDOW.max(wait * 2)
 }
 
 /// How long to stay away. Who is refused for the sake of a probe, about as long as that takes: away as in a rush, they would
 /// leave the service idle for seconds behind it.
-fn away(is_probing: bool, pause: &Pause, commit: Duration) -> Duration {
-    let usual = pause.of(commit);
-    if is_probing { usual.min(pause::MIN.max(probe_window(commit) * limit::PROBE_WINDOWS)) } else { usual }
+fn away(is_probing: bool, pause: &Pause, wait: Duration) -> Duration {
+    let usual = pause.of(wait);
+    if is_probing { usual.min(pause::MIN.max(probe_window(wait) * limit::PROBE_WINDOWS)) } else { usual }
 }
 
 fn millis(span: Duration) -> u32 {

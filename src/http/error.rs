@@ -256,7 +256,10 @@ pub fn render(response: Response, with: &Rendering<'_>) -> Response {
     let pause = base.map(|pause| with.random.scale(pause, 1.0, 2.0));
     if let (Some(refusal), Some(pause)) = (error.0.beforehand.clone(), pause) {
         let mut response = refusal.response(with.request_id, pause);
-        response.headers_mut().extend(error.0.headers);
+        parts.headers.remove(CONTENT_LENGTH);
+        parts.headers.extend(error.0.headers);
+        parts.headers.extend(std::mem::take(response.headers_mut()));
+        *response.headers_mut() = parts.headers;
         return response;
     }
     parts.status = status(slug);

@@ -24,7 +24,7 @@ impl From<Refused> for ApiError {
             Refused::Database { .. } => Self::because(Slug::Overloaded, again).limit("database_requests_max"),
             Refused::TooLate { .. } => Self::because(
                 Slug::Overloaded,
-                "A commit takes longer than X-Request-Deadline-Ms now. Nothing was done.",
+                "Requests wait longer than X-Request-Deadline-Ms for their commits now. Nothing was done.",
             )
             .limit("deadline"),
             Refused::Device { .. } => {

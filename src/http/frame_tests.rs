@@ -275,9 +275,12 @@ async fn where_there_is_no_room_the_refusal_is_a_problem_like_any_other() {
         let written = Arc::new(Refusal::of(refused.into(), dialect));
         let [one, other] = [error.clone(), error.beforehand(written)].map(|error| {
             let random = Random::seeded(1);
-            render(error.into_response(), &Rendering { request_id: "an-id", random: &random, dialect })
+            let mut raised = error.into_response();
+            raised.headers_mut().insert("ratelimit", header::HeaderValue::from_static("of a layer"));
+            render(raised, &Rendering { request_id: "an-id", random: &random, dialect })
         });
         assert_eq!((one.status(), one.headers()), (other.status(), other.headers()));
+        assert_eq!(other.headers()["ratelimit"], "of a layer");
         assert_eq!(text(one).await, text(other).await);
     }
 }

@@ -12,14 +12,16 @@ pub struct Commits {
     pub ended: u32,
     /// Those whose outcome is not known, or that could not be begun.
     pub lost: u32,
-    /// Requests that have been told their outcome.
+    /// Requests that have waited for their outcome, or that have given up.
     pub told: u32,
-    /// How long they have waited for it, all together: for the commit before theirs, for their own, and for a core to go on.
+    /// How long, all together: for the commit before theirs, for their own, and for a core to go on.
     pub waited: Duration,
+    /// None is under way, and nothing waits for one.
+    pub is_idle: bool,
 }
 
 impl Commits {
-    /// How long a request waits in the mean; zero if none was told its outcome.
+    /// How long a request waits in the mean; zero if none did.
     pub fn mean_wait(&self) -> Duration {
         self.waited.checked_div(self.told).unwrap_or_default()
     }
@@ -32,23 +34,32 @@ pub(super) struct Tempo(Mutex<Count>);
 #[derive(Default)]
 struct Count {
     commits: Commits,
+    under_way: u32,
     lost_at: Option<Instant>,
 }
 
 impl Tempo {
+    /// Each ends, or is lost.
+    pub(super) fn begun(&self) {
+        self.lock().under_way += 1;
+    }
+
     pub(super) fn ended(&self) {
-        let Commits { ended, .. } = &mut self.lock().commits;
-        *ended = ended.saturating_add(1);
+        let mut count = self.lock();
+        count.under_way = count.under_way.saturating_sub(1);
+        count.commits.ended = count.commits.ended.saturating_add(1);
     }
 
     pub(super) fn lost(&self, now: Instant) {
         let mut count = self.lock();
+        count.under_way = count.under_way.saturating_sub(1);
         count.commits.lost = count.commits.lost.saturating_add(1);
         count.lost_at = Some(now);
     }
 
-    /// By the request itself, which has been here since `begun`, when it goes on. Who was here when a commit was lost has
-    /// waited for the database to come back, and says nothing of a queue.
+    /// By the request itself, which has been here since `begun`, when it goes on, also without its outcome: those who give
+    /// up waited longest. Who was here when a commit was lost has waited for the database to come back, and says nothing of
+    /// a queue.
     pub(super) fn told(&self, begun: Instant, now: Instant) {
         let mut count = self.lock();
         if count.lost_at.is_none_or(|lost_at| lost_at < begun) {
@@ -57,8 +68,14 @@ impl Tempo {
         }
     }
 
+    /// Waits are kept until a commit ends: while all stands still, they say nothing that is not over when it goes on.
     pub(super) fn take(&self) -> Commits {
-        std::mem::take(&mut self.lock().commits)
+        let mut count = self.lock();
+        let is_idle = count.under_way == 0;
+        if count.commits.ended == 0 && count.commits.lost == 0 {
+            return Commits { is_idle, ..Commits::default() };
+        }
+        Commits { is_idle, ..std::mem::take(&mut count.commits) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Count> {
@@ -80,8 +97,19 @@ mod tests {
         tempo.lost(begun);
         let taken = tempo.take();
         assert_eq!((taken.mean_wait(), taken.ended, taken.lost), (Duration::from_millis(3), 1, 1));
-        assert_eq!(tempo.take(), Commits::default());
+        assert_eq!(tempo.take(), Commits { is_idle: true, ..Commits::default() });
         assert_eq!(Commits::default().mean_wait(), Duration::ZERO);
+    }
+
+    #[test]
+    fn waits_are_kept_until_a_commit_ends() {
+        let (tempo, begun) = (Tempo::default(), Instant::now());
+        tempo.begun();
+        tempo.told(begun, begun + Duration::from_millis(7));
+        assert_eq!(tempo.take(), Commits::default(), "one is under way");
+        tempo.ended();
+        let taken = tempo.take();
+        assert_eq!((taken.ended, taken.mean_wait(), taken.is_idle), (1, Duration::from_millis(7), true));
     }
 
     #[test]
@@ -92,6 +120,7 @@ mod tests {
         tempo.told(begun, after(10_000));
         tempo.told(after(9_000), after(10_000));
         tempo.told(after(9_001), after(9_006));
+        tempo.ended();
         let taken = tempo.take();
         assert_eq!((taken.told, taken.mean_wait()), (1, Duration::from_millis(5)));
     }

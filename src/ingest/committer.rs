@@ -163,6 +163,7 @@ type Sender = oneshot::Sender<Result<Tally, StoreError>>;
 
 async fn run_commit(store: FleetStore, tempo: Arc<Tempo>, items: Vec<Vec<BatchItem>>, senders: Vec<Sender>) -> Ended {
     let begun = Instant::now();
+    tempo.begun();
     let (rows, gathered) = gather(items);
     let count = rows.len();
     let outcome = commit::commit(&store, Arc::new(rows), store.deadline()).await;

@@ -140,12 +140,13 @@ impl Ingest {
             mpsc::error::TrySendError::Full(_) => full(),
             mpsc::error::TrySendError::Closed(_) => IngestError::Draining,
         })?;
-        let begun = Instant::now();
+        let mut wait = Wait { tempo: &self.0.tempo, begun: Some(Instant::now()) };
         match tokio::time::timeout_at(deadline, outcome).await {
             Ok(Ok(outcome)) => {
-                let tally = outcome?;
-                self.0.tempo.told(begun, Instant::now());
-                Ok(tally)
+                if outcome.is_err() {
+                    wait.begun = None;
+                }
+                Ok(outcome?)
             }
             // The committer has gone, at the abort: it may have begun the commit.
             Ok(Err(_)) | Err(_) => Err(IngestError::Deadline),
@@ -154,7 +155,8 @@ impl Ingest {
 
     /// How commits went since this was last called.
     pub fn take_commits(&self) -> Commits {
-        self.0.tempo.take()
+        let commits = self.0.tempo.take();
+        Commits { is_idle: commits.is_idle && self.queued() == (0, 0), ..commits }
     }
 
     /// Rows and requests that wait for a commit.
@@ -167,6 +169,22 @@ impl Ingest {
     pub fn measure_queue(&self) {
         let (rows, requests) = self.queued();
         observe::ingest::queue(rows, requests);
+    }
+}
+
+/// A request that waits for its commit. Counted also when it gives up, or its caller leaves: if only those were that were
+/// served in time, nobody would notice that it takes longer than they have.
+struct Wait<'a> {
+    tempo: &'a Tempo,
+    /// `None`: what came of it says nothing of a queue.
+    begun: Option<Instant>,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if let Some(begun) = self.begun {
+            self.tempo.told(begun, Instant::now());
+        }
     }
 }
 

@@ -54,8 +54,9 @@ impl Activity {
 
     /// Since when no request is being answered.
     pub(super) fn quiet_since(&self) -> Option<Instant> {
-        let since = self.began + Duration::from_micros(self.quiet_since_us.load(Ordering::SeqCst));
-        (self.in_flight.load(Ordering::SeqCst) == 0).then_some(since)
+        // In this order: what ends in between has ended now, and not when one before it did.
+        let is_quiet = self.in_flight.load(Ordering::SeqCst) == 0;
+        is_quiet.then(|| self.began + Duration::from_micros(self.quiet_since_us.load(Ordering::SeqCst)))
     }
 
     /// From this request on, [`Activity::changed`] says when one begins or ends; of what has happened before, nothing.
@@ -68,32 +69,36 @@ impl Activity {
         self.changed.notified().await;
     }
 
-    fn tell(&self) {
-        if self.requests() >= self.told_from.load(Ordering::SeqCst) {
+    fn tell(&self, info: Option<&ConnInfo>) {
+        let is_outcast = info.is_some_and(|info| info.outcast.is());
+        if is_outcast || self.requests() >= self.told_from.load(Ordering::SeqCst) {
             self.changed.notify_one();
         }
     }
 }
 
 /// A request from its header section to the end of the response's body, or until it is dropped.
-struct InFlight(Arc<Activity>);
+struct InFlight {
+    activity: Arc<Activity>,
+    info: Option<Arc<ConnInfo>>,
+}
 
 impl InFlight {
-    fn begin(activity: &Arc<Activity>) -> Self {
+    fn begin(activity: &Arc<Activity>, info: Option<&Arc<ConnInfo>>) -> Self {
         activity.in_flight.fetch_add(1, Ordering::SeqCst);
         activity.requests.fetch_add(1, Ordering::SeqCst);
-        activity.tell();
-        Self(Arc::clone(activity))
+        activity.tell(None);
+        Self { activity: Arc::clone(activity), info: info.cloned() }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let activity = &*self.0;
+        let activity = &*self.activity;
         let us = u64::try_from(activity.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        activity.quiet_since_us.store(us, Ordering::SeqCst);
+        activity.quiet_since_us.fetch_max(us, Ordering::SeqCst);
         activity.in_flight.fetch_sub(1, Ordering::SeqCst);
-        activity.tell();
+        activity.tell(self.info.as_deref());
     }
 }
 
@@ -116,7 +121,7 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let in_flight = InFlight::begin(&self.activity);
+        let in_flight = InFlight::begin(&self.activity, self.info.as_ref());
         // Probes and scrapers send what they like.
         if self.info.is_some() && request.version() == Version::HTTP_11 && !has_one_host(request.headers()) {
             return Box::pin(async move { Ok(bad_request(in_flight)) });
@@ -124,12 +129,9 @@ where
         if let Some(info) = &self.info {
             request.extensions_mut().insert(Arc::clone(info));
         }
-        let (inner, info) = (self.inner.clone(), self.info.clone());
+        let inner = self.inner.clone();
         Box::pin(async move {
             let response = inner.oneshot(request).await?;
-            if info.is_some_and(|info| info.outcast.is()) {
-                in_flight.0.changed.notify_one();
-            }
             Ok(response.map(|body| CountedBody { body: Some(body), _in_flight: in_flight }))
         })
     }

@@ -186,7 +186,9 @@ where
             connection.as_mut().graceful_shutdown();
             continue;
         }
-        timer.as_mut().reset(at);
+        // Nobody says when the last request ends. No sooner than this is it idle too long.
+        let is_busy = course.asked.is_none() && course.quiet_since.is_none();
+        timer.as_mut().reset(if is_busy { at.min(now + bounds.idle) } else { at });
         let ask = tokio::select! {
             biased;
             () = aborting.as_mut() => return Ending::Abort,
@@ -197,8 +199,8 @@ where
                 course.leave_at = leave_at;
                 continue;
             }
-            // Requests since then may have moved it. Unconstrained: where one request follows the other without a pause, they
-            // use up what a task may do in one turn, and nothing would be left for the timer.
+            // Requests since then may have moved it. Unconstrained: where one request follows the other without a
+            // pause, they use up what a task may do in one turn, and nothing would be left for the timer.
             () = unconstrained(timer.as_mut()) => continue,
         };
         course.asked = Some((ask, Instant::now()));

@@ -221,9 +221,12 @@ impl Inner {
         self.health.check(limit).map_err(|blind_for| PresenceError::Blind { blind_for })?;
         let Contact { device, fingerprint, .. } = *contact;
         let wanted = promise_ms(contact);
-        let granted_ms = if let Some(granted_ms) = self.promises.at_once(device, wanted).await {
-            self.coalescer.note_promised(device, fingerprint, said, granted_ms).map_err(|_| PresenceError::Full)?;
-            granted_ms
+        let granted_ms = if let Some(given) = self.promises.at_once(device, wanted).await {
+            self.coalescer
+                .note_promised(device, fingerprint, said, given.promise_ms)
+                .map_err(|_| PresenceError::Full)?;
+            self.promises.gave(device, given).await;
+            given.promise_ms
         } else {
             let heard = self.clock.own().boottime();
             // The sign of life counts, also when the promise below fails.

@@ -46,6 +46,14 @@ struct Known {
     verified: Boottime,
 }
 
+/// A promise that is given without asking.
+#[derive(Clone, Copy)]
+pub(super) struct Given {
+    known: Known,
+    /// In milliseconds.
+    pub promise_ms: i64,
+}
+
 /// What came of asking.
 struct Told {
     /// The stored promise, at least what was wanted; `None` when the device has no row, or is not active.
@@ -98,19 +106,20 @@ impl Promises {
         Self { known, asks, clock, trust: settings.promise_trust, deadline }
     }
 
-    /// The promise, in milliseconds, that may be given at once to a device that asks for `wanted_ms`: what is stored is
-    /// surely no shorter. `None`: it has to be asked for. The flush has to say it.
-    pub(super) async fn at_once(&self, device: DeviceId, wanted_ms: i64) -> Option<i64> {
+    /// The promise that may be given at once to a device that asks for `wanted_ms`: what is stored is surely no shorter.
+    /// `None`: it has to be asked for. The flush has to say it, and [`Self::gave`] is told.
+    pub(super) async fn at_once(&self, device: DeviceId, wanted_ms: i64) -> Option<Given> {
         let known = self.known.get(&device).await?;
         let is_sure = self.clock.boottime().since(known.verified) <= self.trust;
-        if !is_sure || wanted_ms > known.promise_ms {
-            return None;
-        }
-        self.remember(device, Some(known), Known { promise_ms: wanted_ms, ..known }).await;
-        Some(wanted_ms)
+        (is_sure && wanted_ms <= known.promise_ms).then_some(Given { known, promise_ms: wanted_ms })
     }
 
-    /// The same behind what the database says. The flush has to say it.
+    pub(super) async fn gave(&self, device: DeviceId, given: Given) {
+        let Given { known, promise_ms } = given;
+        self.remember(device, Some(known), Known { promise_ms, ..known }).await;
+    }
+
+    /// The promise, in milliseconds, that may be given behind what the database says. The flush has to say it.
     pub(super) async fn obtain(&self, device: DeviceId, wanted_ms: i64) -> Result<i64, StoreError> {
         let (known, asked) = (self.known.get(&device).await, self.clock.boottime());
         let (bound, verified) = match (self.ask(device, wanted_ms, known.map(|known| known.promise_ms)).await, known) {

@@ -28,7 +28,7 @@ def text(ctx, value):
 @schemathesis.hook
 def before_call(ctx, case, kwargs):
     """Leads requests that keep to the schema to where something happens."""
-    # A deadline shorter than a commit is refused with 503, as it should be.
+    # A deadline shorter than requests wait for their commits is refused with 503, as it should be.
     if str(case.headers.get("X-Request-Deadline-Ms", "")).strip("0").isdigit():
         case.headers["X-Request-Deadline-Ms"] = "20000"
     if not case.meta or not case.meta.generation.mode.is_positive:

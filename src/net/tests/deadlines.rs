@@ -135,16 +135,41 @@ async fn an_old_connection_ends_and_what_lingers_is_cut() {
     }
 }
 
-/// One request after the other leaves no moment at which the connection does nothing.
+/// Requests that stand in line leave no moment at which the connection does nothing.
 #[tokio::test]
 async fn an_old_connection_ends_however_busy_it_is() {
     let rig = Rig::device(connect_settings(|s| s.connections.age_max = SHORT)).await;
-    for alpn in ["http/1.1", "h2"] {
-        let stream = rig.connect(rig.config(None, &[alpn])).await.unwrap();
-        let mut busy = if alpn == "h2" { Client::http2(stream).await } else { Client::http1(stream).await };
-        let until_the_end = async { while busy.get("/").await.is_ok() {} };
-        assert!(tokio::time::timeout(PATIENCE, until_the_end).await.is_ok(), "{alpn}");
-    }
+    let identity = rig.issuing.issue(&Leaf::device(Uuid::nil()));
+    let stream = rig.connect(rig.config(Some(&identity), &["http/1.1"])).await.unwrap();
+    let (mut read, mut write) = tokio::io::split(stream);
+    let requests = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(500);
+    let both = async {
+        tokio::join!(async { while write.write_all(requests.as_bytes()).await.is_ok() {} }, read_to_end(&mut read)).1
+    };
+    let answers = tokio::time::timeout(PATIENCE, both).await.unwrap();
+    assert!(answers.len() > 50_000, "busy it was not: {}", answers.len());
+    let mut http2 = Client::http2(rig.connect(rig.config(Some(&identity), &["h2"])).await.unwrap()).await;
+    let until_the_end = async { while http2.get("/").await.is_ok() {} };
+    assert!(tokio::time::timeout(PATIENCE, until_the_end).await.is_ok());
+}
+
+/// When a deadline comes during a request, the next one is found all the same.
+#[tokio::test]
+async fn what_was_busy_is_idle_in_its_time() {
+    let rig = Rig::device(connect_settings(|s| {
+        s.connections.first_request_deadline = SHORT;
+        s.connections.idle_max = SHORT * 2;
+    }))
+    .await;
+    let mut http2 = Client::http2(rig.connect(rig.config(None, &["h2"])).await.unwrap()).await;
+    let later = async {
+        tokio::time::sleep(SHORT * 3).await;
+        rig.go.give(1);
+    };
+    let (answer, ()) = tokio::join!(http2.get("/wait"), later);
+    assert!(answer.is_ok(), "{answer:?}");
+    // Its age is hours away.
+    assert!(tokio::time::timeout(PATIENCE, http2.closed()).await.is_ok());
 }
 
 #[tokio::test]
