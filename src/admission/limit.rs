@@ -38,7 +38,7 @@ impl LimitSettings {
 const TOLERANCE: f64 = 3.0;
 /// No wait without a queue is taken to be shorter: a group commit takes its time for what is in it, and gets the more done
 /// the more that is. Smaller: callers are refused while cores are idle. Larger: those who are let in wait.
-const CALM_MIN_S: f64 = 0.008;
+const CALM_MIN_S: f64 = 0.012;
 /// What a window without a queue weighs in the latency without one.
 const CALM_WEIGHT: f64 = 0.02;
 /// What a probe weighs.
