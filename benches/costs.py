@@ -11,8 +11,9 @@ from service import Database, Service, all_files, cpu_us, median, plain, spread,
 PROGRAM, DIR, PORT, PAGE = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 DEVICES, SECONDS, WARM_UP, ROUNDS = 4_096, 25, 8, int(os.environ.get("EVERBEAT_ROUNDS", "5"))
 BATCH, CROWD, SWEEPS = 100, 1_000_000, 20
-# Each of so many devices sends a heartbeat a second, before the crowd is there and after it.
-SMALL = 1_000
+# Heartbeats before the crowd is there and after it, devices and heartbeats a second: of a small fleet, once a second from
+# each; and as many as the crowd itself would send, once a minute from each.
+BEATS = ((1_000, 1_000), (DEVICES, CROWD // 60))
 # A connection's memory, with what is remembered of its device: the table of docs/performance.md, "Under too much".
 CONNECTION_KIB = 34
 READINGS = "(select coalesce(sum(pg_total_relation_size(relid)), 0) from pg_partition_tree('readings') where isleaf)"
@@ -54,9 +55,9 @@ def handshake(service):
     return {"server": cpu_us(result, "server") / result["all"]["good"], "busy": busy(result)}
 
 
-def heartbeat(service):
-    """Microseconds of CPU of replica and database for each heartbeat of a small fleet. The sweeps are among them."""
-    result = service.run("small", "heartbeat", SECONDS, "--rate", str(SMALL), devices=SMALL, warm_up=WARM_UP)
+def heartbeat(service, devices, rate):
+    """Microseconds of CPU of replica and database for each heartbeat. The sweeps are among them."""
+    result = service.run("beats", "heartbeat", SECONDS, "--rate", str(rate), devices=devices, warm_up=WARM_UP)
     return {name: cpu_us(result, name) / result["all"]["good"] for name in ("server", "database")}
 
 
@@ -128,9 +129,9 @@ def measure():
         service.enroll(DEVICES)
         rounds = [{work: request(service, database, work, rows) for work, rows in WORKS.items()} for _ in range(ROUNDS)]
         storms = [handshake(service) for _ in range(ROUNDS)]
-        without = [heartbeat(service) for _ in range(ROUNDS)]
+        without = [[heartbeat(service, *beats) for _ in range(ROUNDS)] for beats in BEATS]
         at_rest = crowd(service, database)
-        among = [heartbeat(service) for _ in range(ROUNDS)]
+        among = [[heartbeat(service, *beats) for _ in range(ROUNDS)] for beats in BEATS]
     finally:
         service.stop()
     return rounds, storms, without, among, at_rest
@@ -141,9 +142,10 @@ NAMES = {"heartbeat": "a heartbeat", "reading": "a single reading (five values)"
 CROWD_RATIO_MAX = 1.2
 
 
-def crowded(without, among):
+def crowded(beats, without, among):
     """What a heartbeat costs with the crowd, over without it. The rounds of the two are apart, so the least is that of the
     most without and the least with it."""
+    devices, rate = beats
     before, after = ([sum(one.values()) for one in some] for some in (without, among))
     ratio = median(after) / median(before)
     met = "" if ratio <= CROWD_RATIO_MAX else ", missed"
@@ -153,8 +155,8 @@ def crowded(without, among):
         return " to ".join(plain(median([one[name] for one in some])) for some in (without, among))
 
     return (
-        f"CPU of a heartbeat with {CROWD:,} devices more ÷ without: {plain(ratio)}, {extremes} (goal ≤ {CROWD_RATIO_MAX}{met}). "
-        f"{SMALL:,} devices, each once a second; replica {part('server')} µs, PostgreSQL {part('database')} µs, the sweeps included.\n"
+        f"CPU of a heartbeat with {CROWD:,} devices more ÷ without, {rate:,} a second: {plain(ratio)}, {extremes} (goal ≤ {CROWD_RATIO_MAX}{met}). "
+        f"From {devices:,} devices; replica {part('server')} µs, PostgreSQL {part('database')} µs, the sweeps included.\n"
     )
 
 
@@ -175,7 +177,7 @@ def main():
     lines.append(f"| a new connection (TLS 1.3, both sides' certificates) | {cell(connections)} | – | – | – | {cell([storm['busy'] for storm in storms])} |")
     about = f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores for everything, {DEVICES:,} devices that send about once in two seconds (batches: in forty; new connections: in fourteen), medians of {ROUNDS} (least to most). Busy: replica, PostgreSQL and generator.\n\n"
     more = f"A sweep over {CROWD:,} devices that are online: {sweep_ms:,.0f} ms. A device at rest: {device_bytes:.0f} bytes in `devices` and `presence`.\n"
-    table = about + "\n".join(lines) + "\n\n" + more + "\n" + crowded(without, among)
+    table = about + "\n".join(lines) + "\n\n" + more + "\n" + "\n".join(map(crowded, BEATS, without, among))
     model = needs(cost, median(connections), sweep_ms, device_bytes)
     print("\n" + table + "\n" + model)
     write_between(PAGE, "bench-costs", table)
