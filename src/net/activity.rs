@@ -20,7 +20,7 @@ use tower::ServiceExt;
 use super::peer::ConnInfo;
 
 /// The requests of one connection. Whoever drives it looks when a deadline comes, and is told earlier only of what brings
-/// its end nearer: a turn of the scheduler for each request is a tenth of what one costs.
+/// its end nearer, so that requests need no turns of the scheduler but their own.
 #[derive(Debug)]
 pub(super) struct Activity {
     began: Instant,

@@ -221,17 +221,14 @@ impl Inner {
         self.health.check(limit).map_err(|blind_for| PresenceError::Blind { blind_for })?;
         let Contact { device, fingerprint, .. } = *contact;
         let wanted = promise_ms(contact);
-        let granted_ms = if let Some(given) = self.promises.at_once(device, wanted).await {
-            self.coalescer
-                .note_promised(device, fingerprint, said, given.promise_ms)
-                .map_err(|_| PresenceError::Full)?;
-            self.promises.gave(device, given).await;
-            given.promise_ms
+        let granted_ms = if self.promises.stands(device, wanted).await {
+            self.coalescer.note_promised(device, fingerprint, said, wanted).map_err(|_| PresenceError::Full)?;
+            wanted
         } else {
             let heard = self.clock.own().boottime();
             // The sign of life counts, also when the promise below fails.
             self.coalescer.note(device, fingerprint, said).map_err(|_| PresenceError::Full)?;
-            let granted_ms = self.promises.obtain(device, wanted).await?;
+            let granted_ms = self.promises.grant(device, wanted).await?;
             // Always, not only when it is shorter than what is stored: the newest promise has to win in the flush.
             self.coalescer.promise(device, fingerprint, granted_ms, heard);
             granted_ms

@@ -46,14 +46,6 @@ struct Known {
     verified: Boottime,
 }
 
-/// A promise that is given without asking.
-#[derive(Clone, Copy)]
-pub(super) struct Given {
-    known: Known,
-    /// In milliseconds.
-    pub promise_ms: i64,
-}
-
 /// What came of asking.
 struct Told {
     /// The stored promise, at least what was wanted; `None` when the device has no row, or is not active.
@@ -106,38 +98,37 @@ impl Promises {
         Self { known, asks, clock, trust: settings.promise_trust, deadline }
     }
 
-    /// The promise that may be given at once to a device that asks for `wanted_ms`: what is stored is surely no shorter.
-    /// `None`: it has to be asked for. The flush has to say it, and [`Self::gave`] is told.
-    pub(super) async fn at_once(&self, device: DeviceId, wanted_ms: i64) -> Option<Given> {
-        let known = self.known.get(&device).await?;
-        let is_sure = self.clock.boottime().since(known.verified) <= self.trust;
-        (is_sure && wanted_ms <= known.promise_ms).then_some(Given { known, promise_ms: wanted_ms })
+    /// Is this what was given to the device last, and what is stored surely no shorter? Then there is nothing to ask for and
+    /// nothing to remember. The flush has to say it all the same.
+    pub(super) async fn stands(&self, device: DeviceId, wanted_ms: i64) -> bool {
+        let known = self.known.get(&device).await;
+        known.is_some_and(|known| {
+            known.promise_ms == wanted_ms && self.clock.boottime().since(known.verified) <= self.trust
+        })
     }
 
-    pub(super) async fn gave(&self, device: DeviceId, given: Given) {
-        let Given { known, promise_ms } = given;
-        self.remember(device, Some(known), Known { promise_ms, ..known }).await;
-    }
-
-    /// The promise, in milliseconds, that may be given behind what the database says. The flush has to say it.
-    pub(super) async fn obtain(&self, device: DeviceId, wanted_ms: i64) -> Result<i64, StoreError> {
-        let (known, asked) = (self.known.get(&device).await, self.clock.boottime());
-        let (bound, verified) = match (self.ask(device, wanted_ms, known.map(|known| known.promise_ms)).await, known) {
-            (Ok(stored), _) => (stored, asked),
-            (Err(_), Some(known)) => (Some(known.promise_ms), known.verified),
-            (Err(error), None) => return Err(error),
+    /// The promise, in milliseconds, that may be given to a device that asks for `wanted_ms`. The flush has to say it.
+    pub(super) async fn grant(&self, device: DeviceId, wanted_ms: i64) -> Result<i64, StoreError> {
+        let known = self.known.get(&device).await;
+        let sure = known.filter(|known| self.clock.boottime().since(known.verified) <= self.trust);
+        let (bound, verified) = match sure {
+            Some(known) if wanted_ms <= known.promise_ms => (Some(known.promise_ms), known.verified),
+            _ => {
+                let asked = self.clock.boottime();
+                match (self.ask(device, wanted_ms, known.map(|known| known.promise_ms)).await, known) {
+                    (Ok(stored), _) => (stored, asked),
+                    (Err(_), Some(known)) => (Some(known.promise_ms), known.verified),
+                    (Err(error), None) => return Err(error),
+                }
+            }
         };
         // A device that nothing is stored of cannot be called silent, so any promise is safe.
         let Some(bound) = bound else { return Ok(wanted_ms) };
         let now = Known { promise_ms: wanted_ms.min(bound), verified };
-        self.remember(device, known, now).await;
-        Ok(now.promise_ms)
-    }
-
-    async fn remember(&self, device: DeviceId, known: Option<Known>, now: Known) {
         if known != Some(now) {
             self.known.insert(device, now).await;
         }
+        Ok(now.promise_ms)
     }
 
     async fn ask(&self, device: DeviceId, wanted_ms: i64, given_ms: Option<i64>) -> Result<Option<i64>, StoreError> {
