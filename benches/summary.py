@@ -1,12 +1,13 @@
 """Gathers the figures that have a goal from the tables that the other commands have written, as script/bench-all runs it at
-its end, and writes them to the top of docs/performance.md."""
+its end, and writes them to the top of docs/performance.md. With --check, as script/lint runs it, it writes nothing, and
+fails where the summary says something else than the tables."""
 import re
 import sys
 from pathlib import Path
 
 from service import write_between
 
-PERFORMANCE, CAPACITY = Path(sys.argv[1]), Path(sys.argv[2])
+PERFORMANCE, CAPACITY, CHECKS = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] == ["--check"]
 SOURCES = {"bench-peers": PERFORMANCE, "bench-compose": PERFORMANCE, "bench-overload": PERFORMANCE, "bench-costs": CAPACITY}
 # In a row of a table, or in a sentence: name, median, least to most, goal.
 ROW = re.compile(r"^\| (?P<name>[^|]+) \| (?P<median>[^|]+) \| (?P<spread>[^|]+) \| (?P<goal>[^|]*\d[^|]*) \|$", re.M)
@@ -32,8 +33,11 @@ def main():
     if not found:
         raise SystemExit("summary: none of the tables has a goal")
     text = f"{found} figures have a goal, {found - missed} reach it.\n\n" + "\n".join(lines) + "\n"
-    print(text)
-    write_between(PERFORMANCE, "bench-all", text)
+    if not CHECKS:
+        print(text)
+        write_between(PERFORMANCE, "bench-all", text)
+    elif written("bench-all", PERFORMANCE).strip() != text.strip():
+        raise SystemExit("summary: docs/performance.md says something else than its tables; run ./script/bench-all summary")
 
 
 main()

@@ -10,7 +10,7 @@ use everbeat::domain::database_clock::DatabaseClock;
 use everbeat::domain::ids::{DeviceId, ReplicaId};
 use everbeat::domain::reading::{Reading, Value, Values};
 use everbeat::domain::time::{Clock, from_unix_us, unix_us};
-use everbeat::ingest::{Format, Ingest, IngestError, IngestSettings, Limits, ReadingBatch};
+use everbeat::ingest::{Commits, Format, Ingest, IngestError, IngestSettings, Limits, ReadingBatch};
 use everbeat::lifecycle::tasks;
 use everbeat::store::Fault;
 use everbeat::store::presence::{Flush, Me, flush};
@@ -319,6 +319,37 @@ async fn the_queue_is_bounded_and_a_hang_up_takes_nothing_along() {
     }
     assert_eq!(rig.count().await, 1 + 1200, "the rows of the one that hung up too");
     assert_eq!(rig.ingest.queued(), (0, 0));
+}
+
+/// The limit on what is under way goes by these waits: if only those were counted that were served in time, nobody would
+/// notice that it takes longer than callers have.
+#[tokio::test]
+async fn who_gives_up_or_leaves_has_waited_too() {
+    let rig = Rig::new().await;
+    rig.send(device(8), r#"{"values":{"a":1}}"#).await;
+    rig.ingest.take_commits();
+    let (owner, _connection) = TestCluster::shared().owner(&rig.store.settings.database).await;
+    owner.batch_execute("begin; lock table readings in share mode").await.expect("inserts wait");
+    let submit = |n: i64, patience: Duration| {
+        let (ingest, batch) =
+            (rig.ingest.clone(), ReadingBatch::unchecked(device(8), vec![reading(device(8), now_us(), n)]));
+        tasks::spawn(async move { ingest.submit(batch, patience).await })
+    };
+    let patience = Duration::from_millis(100);
+    let (gives_up, leaves) = (submit(1, patience), submit(2, DEADLINE));
+    assert!(matches!(gives_up.await.expect("no panic"), Err(IngestError::Deadline)));
+    leaves.abort();
+    assert!(leaves.await.is_err(), "it has left");
+    assert_eq!(rig.ingest.take_commits(), Commits::default(), "the commit goes on");
+    owner.batch_execute("commit").await.expect("inserts go on");
+    let (mut told, mut waited) = (0, Duration::ZERO);
+    while told < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let commits = rig.ingest.take_commits();
+        (told, waited) = (told + commits.told, waited + commits.waited);
+    }
+    assert!(told == 2 && waited >= patience, "{told} waited {waited:?}");
+    assert_eq!(rig.count().await, 3, "what was under way is stored");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,10 +22,10 @@ use everbeat::store::changes::ChangeLog;
 use everbeat::store::devices::{DeviceState, Switch, switch};
 use everbeat::store::partitions::{Trim, Trimmed, expired, trim};
 use everbeat::store::presence::{
-    Contacts, Flush, Flushed, Goodbye, Me, RestartCap, SweepSettings, Swept, extend, flush, goodbye, promises, sweep,
-    tick,
+    Contacts, Flush, Flushed, Goodbye, Me, RestartCap, extend, flush, goodbye, promises, tick,
 };
 use everbeat::store::retention::{self, RetentionClock};
+use everbeat::store::sweep::{Horizon, Looked, Restarts, SweepSettings, Swept, look, sweep};
 use everbeat::store::{Plane, Session};
 use support::{TestCluster, TestStore};
 use time::OffsetDateTime;
@@ -35,6 +36,7 @@ const BLIND_MAX: Duration = Duration::from_secs(10);
 const SWEEP: SweepSettings =
     SweepSettings { rows_max: 500, tick_fresh: Duration::from_secs(3), blind_max: BLIND_MAX, cap: CAP };
 const GAP_MAX: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(10);
 
 struct Db {
     store: TestStore,
@@ -87,10 +89,19 @@ impl Db {
         tick(&self.store.fleet, ReplicaId(Uuid::from_u128(1)), GAP_MAX, CAP).await.unwrap();
     }
 
+    async fn session(&self) -> Session {
+        Session::open(&self.store.settings, &self.store.settings.hosts[0], Plane::Lease, "").await.unwrap()
+    }
+
+    /// As a pass of the sweeper: over nobody first, and then over those whom a look finds.
     async fn sweep(&self, fence: &Fence) -> Swept {
-        let host = &self.store.settings.hosts[0];
-        let session = Session::open(&self.store.settings, host, Plane::Lease, "").await.unwrap();
-        sweep(&session, fence, &SWEEP, Duration::from_secs(10)).await.unwrap()
+        let session = self.session().await;
+        let proof = sweep(&session, fence, &SWEEP, &[], LIMIT).await.unwrap();
+        if !proof.tick_fresh {
+            return proof;
+        }
+        let found = look(&session, 0..1_000, Horizon::default(), &proof.restarts, LIMIT).await.unwrap();
+        sweep(&session, fence, &SWEEP, &found.devices, LIMIT).await.unwrap()
     }
 
     async fn fence(&self) -> Fence {
@@ -383,7 +394,7 @@ async fn the_sweep_needs_its_fence_and_a_fresh_tick() {
     db.tick().await;
     // The tick has recorded the start as an outage, which gives the device a deadline.
     let quiet = db.sweep(&fence).await;
-    assert_eq!(quiet, Swept { fence_held: true, tick_fresh: true, ..Swept::default() });
+    assert!(quiet.fence_held && quiet.tick_fresh && quiet.due == 0 && quiet.seq.is_none(), "{quiet:?}");
     db.owner.batch_execute("delete from outages").await.unwrap();
     for deposed in [
         Fence { epoch: 2, ..fence },
@@ -512,7 +523,8 @@ async fn a_resumed_device_gets_a_full_deadline() {
         switch(&log, Switch { device, to, expected: None, reason: None, by: "olga".to_owned() }).await.unwrap();
     }
     db.tick().await;
-    assert_eq!(db.sweep(&fence).await, Swept { fence_held: true, tick_fresh: true, ..Swept::default() });
+    let held = db.sweep(&fence).await;
+    assert!(held.fence_held && held.tick_fresh && held.due == 0, "{held:?}");
     let long_ago = "update presence set promised_until = promised_until - interval '1 hour'; delete from outages";
     db.owner.batch_execute(long_ago).await.unwrap();
     assert_eq!(db.sweep(&fence).await.offline, 1, "and no more than that");
@@ -711,6 +723,21 @@ impl World<'_> {
         all
     }
 
+    async fn grow_older(&self, age: time::Duration) {
+        let by = age.whole_seconds();
+        let older = |columns: &str| {
+            let columns = columns.split(' ').map(|column| format!("{column} = {column} - {by} * interval '1 s'"));
+            columns.collect::<Vec<_>>().join(", ")
+        };
+        let all = format!(
+            "update presence set {}; update outages set {}; update replicas set {}",
+            older("state_since last_seen promised_until"),
+            older("started_at ended_at"),
+            older("flushed_through")
+        );
+        self.owner.batch_execute(&all).await.unwrap();
+    }
+
     async fn device(&self, id: DeviceId) -> (Evidence, Option<Uuid>) {
         let evidence = Evidence {
             state: State::ALL[self.draw(4) as usize],
@@ -733,6 +760,84 @@ impl World<'_> {
     }
 }
 
+fn older(evidence: &Evidence, age: time::Duration) -> Evidence {
+    let older = |at: Option<OffsetDateTime>| at.map(|at| at - age);
+    Evidence {
+        state_since: evidence.state_since - age,
+        last_seen: older(evidence.last_seen),
+        promised_until: older(evidence.promised_until),
+        flushed_through: older(evidence.flushed_through),
+        ..*evidence
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_finds_all_who_may_fall_due_and_nobody_else() {
+    let db = Db::new().await;
+    let session = db.session().await;
+    let found = async |pages: Range<i64>, within: u64, soon: u64, restarts: &Restarts| {
+        let (within, soon) = (Duration::from_secs(within), Duration::from_secs(soon));
+        let horizon = Horizon { within, soon, devices_max: None };
+        let Looked { devices, pages } = look(&session, pages, horizon, restarts, LIMIT).await.unwrap();
+        assert_eq!(pages, 1);
+        let mut devices: Vec<u128> = devices.iter().map(Uuid::as_u128).collect();
+        devices.sort_unstable();
+        devices
+    };
+    // Promises of 300 s: suspect after 450 s of silence, offline after 1,000.
+    for (n, set) in [
+        (1, "state = 1, last_seen = now() - interval '400 s'"),
+        (2, "state = 1, last_seen = now() - interval '500 s'"),
+        (3, "state = 1, last_seen = now()"),
+        (4, "state = 2, last_seen = now() - interval '500 s'"),
+        (5, "state = 2, last_seen = now() - interval '950 s'"),
+        (6, "state = 3, last_seen = now() - interval '1 day'"),
+        (7, "state = 1, last_seen = now() - interval '1 day', promised_until = now() + interval '1 hour'"),
+        (8, "state = 3, last_seen = now() - interval '1 day', promise_ms = 9000"),
+        (9, "state = 1, last_seen = now() + interval '1 hour', promise_ms = 9000"),
+        (10, "state = 1, last_seen = null, state_since = now() - interval '500 s'"),
+        (11, "state = 1, last_seen = now() - interval '500 s'"),
+        (12, "state = 1, last_seen = now() - interval '500 s', replica = '00000000-0000-0000-0000-000000000007'"),
+    ] {
+        let DeviceId(id) = db.device(n).await;
+        let update = format!("update presence set promise_ms = 300000, {set} where device_id = $1");
+        let update = if set.contains("promise_ms") { update.replace("promise_ms = 300000, ", "") } else { update };
+        db.owner.execute(&update, &[&id]).await.unwrap();
+    }
+    let suspend = "update devices set state = 'suspended' where id = $1";
+    db.owner.execute(suspend, &[&Uuid::from_u128(11)]).await.unwrap();
+    let none = Restarts::default();
+    assert_eq!(found(0..1, 0, 0, &none).await, [2, 10, 12]);
+    assert_eq!(found(0..1, 100, 0, &none).await, [1, 2, 5, 10, 12]);
+    assert_eq!(found(0..1, 0, 18, &none).await, [2, 8, 9, 10, 12], "and whose deadlines are short");
+    assert_eq!(found(1..2, 100, 18, &none).await, [0_u128; 0], "not on the pages that were asked for");
+    assert_eq!(found(0..0, 100, 18, &none).await, [0_u128; 0]);
+    let few = Horizon { within: Duration::from_secs(100), devices_max: Some(2), ..Horizon::default() };
+    assert_eq!(look(&session, 0..1, few, &none, LIMIT).await.unwrap().devices.len(), 2);
+
+    // What gave devices a new deadline is as good as a contact: of one replica, then of everybody.
+    let outage = |replica: &str| {
+        format!(
+            "insert into outages (started_at, ended_at, cause, replica)
+             values (clock_timestamp() - interval '600 s', clock_timestamp() - interval '1 s', 'gap', {replica})"
+        )
+    };
+    db.tick().await;
+    db.owner.batch_execute("delete from outages").await.unwrap();
+    let fence = db.fence().await;
+    for (replica, expected) in [("'00000000-0000-0000-0000-000000000007'", vec![2, 10]), ("null", vec![])] {
+        db.owner.batch_execute(&outage(replica)).await.unwrap();
+        db.owner.batch_execute("update tick set at = clock_timestamp()").await.unwrap();
+        let proof = sweep(&session, &fence, &SWEEP, &[], LIMIT).await.unwrap();
+        assert_eq!(found(0..1, 0, 0, &proof.restarts).await, expected, "{replica}");
+    }
+    // And only those are judged that are asked about.
+    db.owner.batch_execute("delete from outages; update tick set at = clock_timestamp()").await.unwrap();
+    let swept = sweep(&session, &fence, &SWEEP, &[Uuid::from_u128(2)], LIMIT).await.unwrap();
+    assert_eq!((swept.due, swept.suspect), (1, 1));
+    assert_eq!(db.state(DeviceId(Uuid::from_u128(10))).await, State::Online);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sweep_decides_as_the_detector() {
     let db = Db::new().await;
@@ -743,32 +848,50 @@ async fn the_sweep_decides_as_the_detector() {
     let fence = db.fence().await;
     let limits = Limits { blind_max: time::Duration::seconds(10), restarts_max: 2, window: time::Duration::minutes(5) };
     let mut changed = [0; 4];
-    for seed in 0..12 {
+    let session = db.session().await;
+    for seed in 0..24 {
         db.owner.batch_execute("delete from outages; delete from replicas").await.unwrap();
         let set = "update tick set at = clock_timestamp(), timeline = current_timeline() returning at";
         let tick = db.owner.query_one(set, &[]).await.unwrap().get(0);
         let world = World { random: Random::seeded(seed), tick, owner: &db.owner };
         let (outages, replicas) = (world.outages().await, world.replicas().await);
-        let mut expected = Vec::new();
+        let mut drawn = Vec::new();
         for device in &devices {
             let (mut evidence, replica) = world.device(*device).await;
             evidence.flushed_through = replicas.iter().find(|(id, _)| Some(*id) == replica).map(|(_, at)| *at);
-            let of = |kind: Option<Uuid>| {
-                let kind: Vec<Outage> =
-                    outages.iter().filter(|(of, _)| *of == kind).map(|(_, outage)| *outage).collect();
-                restarting(&kind, &limits)
-            };
-            let mut concern = of(None);
-            concern.extend(replica.map(|id| of(Some(id))).unwrap_or_default());
-            let verdict = judge(&evidence, &concern, tick, &limits);
-            expected.push((*device, verdict.next.unwrap_or(evidence.state), evidence, verdict));
+            drawn.push((*device, evidence, replica));
         }
-        let swept = db.sweep(&fence).await;
+        // In every second world the look was some time before the sweep: then all that was drawn is older by so much.
+        let is_early = seed % 2 == 1;
+        let within = Duration::from_secs(if is_early { 20 } else { 0 });
+        let age = time::Duration::seconds(if is_early { i64::from(world.draw(20)) } else { 0 });
+        let proof = sweep(&session, &fence, &SWEEP, &[], LIMIT).await.unwrap();
+        let horizon = Horizon { within, ..Horizon::default() };
+        let found = look(&session, 0..1_000, horizon, &proof.restarts, LIMIT).await.unwrap().devices;
+        world.grow_older(age).await;
+        let expected: Vec<_> = drawn
+            .into_iter()
+            .map(|(device, evidence, replica)| {
+                let evidence = older(&evidence, age);
+                let of = |kind: Option<Uuid>| {
+                    let kind = outages.iter().filter(|(of, _)| *of == kind).map(|(_, outage)| Outage {
+                        started_at: outage.started_at - age,
+                        ended_at: outage.ended_at - age,
+                    });
+                    restarting(&kind.collect::<Vec<_>>(), &limits)
+                };
+                let mut concern = of(None);
+                concern.extend(replica.map(|id| of(Some(id))).unwrap_or_default());
+                let verdict = judge(&evidence, &concern, tick, &limits);
+                (device, verdict.next.unwrap_or(evidence.state), evidence, verdict)
+            })
+            .collect();
+        let swept = sweep(&session, &fence, &SWEEP, &found, LIMIT).await.unwrap();
         assert!(swept.fence_held && swept.tick_fresh, "drawing a world takes less than the tick is fresh: {swept:?}");
         for (device, state, evidence, verdict) in expected {
             assert_eq!(db.state(device).await, state, "seed {seed}: {evidence:?} {verdict:?} {outages:?}");
             changed[usize::try_from(verdict.next.map_or(0, State::code)).unwrap()] += 1;
         }
     }
-    assert!(changed[2] > 20 && changed[3] > 50 && changed[0] > 200, "the worlds are varied: {changed:?}");
+    assert!(changed[2] > 40 && changed[3] > 100 && changed[0] > 400, "the worlds are varied: {changed:?}");
 }

@@ -12,7 +12,7 @@ use everbeat::lifecycle::tasks;
 use everbeat::store::migrate::{self, Schema};
 use everbeat::store::{
     Login, Statement, StoreSettings, drill_nodes, drill_views, durability, expiry, follow, leases, partitions,
-    presence, primary, readings, retention,
+    presence, primary, readings, retention, sweep,
 };
 use secrecy::ExposeSecret;
 use support::{TestCluster, TestStore};
@@ -47,6 +47,7 @@ fn statements(settings: &StoreSettings) -> Vec<(&Login, &'static Statement)> {
         (fleet, durability::STATEMENTS),
         (fleet, presence::STATEMENTS),
         (lease, leases::STATEMENTS),
+        (lease, sweep::STATEMENTS),
         (lease, partitions::STATEMENTS),
         (lease, retention::STATEMENTS),
         (lease, expiry::STATEMENTS),
@@ -55,10 +56,7 @@ fn statements(settings: &StoreSettings) -> Vec<(&Login, &'static Statement)> {
         (owner, drill_nodes::STATEMENTS),
         (owner, drill_views::STATEMENTS),
     ];
-    let all = lists.into_iter().flat_map(|(login, list)| list.iter().map(move |statement| (login, *statement)));
-    // One of presence's runs in the sessions of the jobs.
-    let by_jobs = |statement: &Statement| statement.name == "presence_sweep";
-    all.map(|(login, statement)| (if by_jobs(statement) { lease } else { login }, statement)).collect()
+    lists.into_iter().flat_map(|(login, list)| list.iter().map(move |statement| (login, *statement))).collect()
 }
 
 async fn connect(settings: &StoreSettings, login: &Login) -> (tokio_postgres::Client, AbortOnDropHandle<()>) {
@@ -152,9 +150,19 @@ async fn crowd(client: &tokio_postgres::Client) {
     client.batch_execute(&make).await.expect("the crowd is made");
 }
 
-/// Runs a statement with its arguments as SQL, and returns the most rows that any step of its plan made or threw away,
-/// and how often `devices` was looked at.
-async fn work(client: &tokio_postgres::Client, statement: &Statement, arguments: &str) -> (f64, f64) {
+/// What a statement did.
+#[derive(Debug, Default)]
+struct Work {
+    /// The most that any step of its plan made or threw away.
+    rows: f64,
+    /// How often `devices` was looked at.
+    looked_up: f64,
+    /// All of `presence` was read.
+    reads_all: bool,
+}
+
+/// Runs a statement with its arguments as SQL.
+async fn work(client: &tokio_postgres::Client, statement: &Statement, arguments: &str) -> Work {
     let Statement { name, sql, .. } = statement;
     client.batch_execute(&format!("deallocate all; prepare {name} as {sql}; begin")).await.expect("it is prepared");
     let run = format!("explain (analyze, format json) execute {name}({arguments})");
@@ -165,18 +173,19 @@ async fn work(client: &tokio_postgres::Client, statement: &Statement, arguments:
         _ => None,
     });
     let plan: serde_json::Value = serde_json::from_str(text.expect("a plan")).expect("JSON");
-    let (mut rows, mut looked_up) = (0.0_f64, 0.0);
+    let mut work = Work::default();
     let mut steps = vec![&plan[0]["Plan"]];
     while let Some(step) = steps.pop() {
         let number = |key: &str| step[key].as_f64().unwrap_or(0.0);
         let thrown_away = number("Rows Removed by Filter") + number("Rows Removed by Join Filter");
-        rows = rows.max((number("Actual Rows") + thrown_away) * number("Actual Loops"));
+        work.rows = work.rows.max((number("Actual Rows") + thrown_away) * number("Actual Loops"));
         if step["Relation Name"] == "devices" {
-            looked_up += number("Actual Loops");
+            work.looked_up += number("Actual Loops");
         }
+        work.reads_all |= step["Relation Name"] == "presence" && step["Node Type"] == "Seq Scan";
         steps.extend(step["Plans"].as_array().into_iter().flatten());
     }
-    (rows, looked_up)
+    work
 }
 
 #[tokio::test]
@@ -198,20 +207,31 @@ async fn work_grows_with_the_rows_and_no_faster() {
         client.batch_execute(&format!("set plan_cache_mode = {mode}")).await.expect("set");
         for (name, arguments) in &calls {
             let statement = presence::STATEMENTS.iter().find(|statement| statement.name == *name).expect("declared");
-            let (rows, looked_up) = work(&client, statement, arguments).await;
-            assert!(looked_up > 0.0, "{name} with {mode} did nothing");
-            assert!(rows <= 2.0 * f64::from(CROWD), "{name} with {mode}: {rows} rows");
+            let work = work(&client, statement, arguments).await;
+            assert!(work.looked_up > 0.0, "{name} with {mode} did nothing");
+            assert!(work.rows <= 2.0 * f64::from(CROWD), "{name} with {mode}: {work:?}");
         }
     }
-    // Who was heard in time costs the sweep no look-up, also after an outage that gave everybody a new deadline.
-    let sweep = presence::STATEMENTS.iter().find(|statement| statement.name == "presence_sweep").expect("declared");
-    let arguments = "'sweeper', 3, current_timeline(), 500, 60000, 10000, 3, 300000";
-    assert!(work(&client, sweep, arguments).await.1 < 1.0);
-    let outage = format!(
-        "update presence set last_seen = now() - interval '9 days'; analyze;
-         insert into outages (started_at, ended_at, cause, replica) values (now() - interval '1 minute', now(), 'replica', {me})"
-    );
-    assert!(work(&client, sweep, arguments).await.0 >= f64::from(CROWD));
-    client.batch_execute(&outage).await.expect("the outage");
-    assert!(work(&client, sweep, arguments).await.1 < 1.0);
+    let named = |name| sweep::STATEMENTS.iter().find(|statement| statement.name == name).expect("declared");
+    let (look, sweep) = (named("presence_look"), named("presence_sweep"));
+    // Who was heard in time costs a look no look-up, also after an outage that gave a replica's devices a new deadline;
+    // and pages that were not asked for cost nothing.
+    let ahead = format!("0, 1000000, 10000, 20000, array[{me}, null]::uuid[], array[now(), null]::timestamptz[], null");
+    let behind = ahead.replace("now()", "null");
+    let done = work(&client, look, &behind).await;
+    assert!(done.rows >= f64::from(CROWD) && done.looked_up < 1.0, "{done:?}");
+    let done = work(&client, look, &behind.replace("1000000", "3")).await;
+    assert!(done.rows < f64::from(CROWD) / 2.0 && !done.reads_all, "three pages: {done:?}");
+    client.batch_execute("update presence set last_seen = now() - interval '9 days'; analyze").await.expect("silence");
+    assert!(work(&client, look, &behind).await.looked_up >= f64::from(CROWD));
+    assert!(work(&client, look, &ahead).await.looked_up < 1.0);
+    let everybody = ahead.replace("now(), null]", "null, now()]");
+    assert!(work(&client, look, &everybody).await.looked_up < 1.0);
+    // A sweep looks at those that it is asked about, and no others: by the key, also where they are all.
+    let asked = |devices: &str| format!("'sweeper', 3, current_timeline(), 500, 60000, 10000, 3, 300000, {devices}");
+    for none in ["'{}'", "array[gen_random_uuid()]"] {
+        assert!(work(&client, sweep, &asked(none)).await.rows < f64::from(CROWD));
+    }
+    let done = work(&client, sweep, &asked(&ids)).await;
+    assert!(done.looked_up >= 500.0 && done.rows <= 2.0 * f64::from(CROWD) && !done.reads_all, "{done:?}");
 }

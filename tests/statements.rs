@@ -32,7 +32,9 @@ fn of_the_jobs_sessions() {
     drop(query_file!("src/store/sql/trim_outages.sql", role, BIG, small, BIG, BIG, AT));
     drop(query_file!("src/store/sql/trim_replicas.sql", role, BIG, small, BIG, BIG, AT));
     drop(query_file!("src/store/sql/expiry_notice.sql", role, BIG, small, small, BIG));
-    drop(query_file!("src/store/sql/presence_sweep.sql", role, BIG, small, BIG, BIG, BIG, BIG, BIG));
+    let (ids, times) = ([ID].as_slice(), [AT].as_slice());
+    drop(query_file!("src/store/sql/presence_look.sql", BIG, BIG, BIG, BIG, ids, times, BIG));
+    drop(query_file!("src/store/sql/presence_sweep.sql", role, BIG, small, BIG, BIG, BIG, BIG, BIG, ids));
 }
 
 #[test]

@@ -15,8 +15,9 @@ use crate::ingest::{IngestSettings, Limits};
 use crate::jobs::JobsSettings;
 use crate::net::{ClientAuth, ConnectionSettings, ListenerSettings, UnverifiedSettings};
 use crate::observe::log::Format;
-use crate::store::presence::{RestartCap, SweepSettings};
+use crate::store::presence::RestartCap;
 use crate::store::settings::TlsMode;
+use crate::store::sweep::SweepSettings;
 use crate::store::{Login, Policy, StoreSettings};
 
 const DAY_S: u64 = 86_400;

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::belief::Believer;
+use super::outlook::Outlook;
 use super::settings::JobsSettings;
 use super::{Parts, partitions, sweeper};
 use crate::domain::lease::{Duty, Fence};
@@ -98,15 +99,17 @@ impl Effects {
 
     /// Passes, one after the other, until this replica is deposed or its belief is declared over.
     pub(super) async fn passes(mut self) {
+        let mut outlook = Outlook::default();
         loop {
             let begun = Instant::now();
-            let outcome = self.pass().await;
+            let outcome = self.pass(&mut outlook).await;
             observe::jobs::pass(self.duty.as_str(), outcome, begun.elapsed());
             let wait = match outcome {
                 PassOutcome::Deposed => return,
                 PassOutcome::Failed => {
                     // Whatever the session was doing may still go on; the next one ends it.
                     self.session = None;
+                    outlook = Outlook::default();
                     self.retry_after()
                 }
                 _ => self.interval().saturating_sub(begun.elapsed()),
@@ -118,10 +121,10 @@ impl Effects {
         }
     }
 
-    async fn pass(&mut self) -> PassOutcome {
+    async fn pass(&mut self, outlook: &mut Outlook) -> PassOutcome {
         let duty = self.duty;
         let outcome = match duty {
-            Duty::Sweeper => sweeper::pass(self).await,
+            Duty::Sweeper => sweeper::pass(self, outlook).await,
             Duty::Partitions => partitions::pass(self).await,
         };
         outcome.unwrap_or_else(|stop| match stop {
@@ -134,7 +137,8 @@ impl Effects {
         })
     }
 
-    fn interval(&self) -> Duration {
+    /// Between two passes.
+    pub(super) fn interval(&self) -> Duration {
         Duration::from_millis(match self.duty {
             Duty::Sweeper => self.settings.sweep_interval_ms,
             Duty::Partitions => self.settings.partitions_interval_ms,

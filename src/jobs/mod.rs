@@ -4,8 +4,10 @@
 //!   pure machine in `domain::candidacy`.
 //! - While it believes, it drives the duty's passes ([`sweeper`], [`partitions`]) in the same task, so that no pass
 //!   runs after belief has ended: the passes are dropped before the lease session is closed.
-//! - [`effect`] is the dedicated session for the duty's statements. Each carries the fence, one is under way at a
-//!   time, each is small; so the fence never keeps a successor out for longer than one statement.
+//! - Silence is judged once a second, and the table of presence looked through as seldom as its size asks for: what may
+//!   fall due meanwhile is remembered ([`outlook`]).
+//! - [`effect`] is the dedicated session for the duty's statements. Each that writes carries the fence, one is under way
+//!   at a time, each is small; so the fence never keeps a successor out for longer than one statement.
 //!
 //! Invariants: every write of a duty is void under a lower token than the database's (exact); two replicas believe
 //! at once only while one of them is paused, and then its writes are void.
@@ -16,6 +18,7 @@ mod belief;
 mod effect;
 mod expiry;
 mod holder;
+mod outlook;
 mod partitions;
 pub mod settings;
 mod sweeper;

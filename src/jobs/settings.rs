@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::lease::Terms;
-use crate::store::presence::SweepSettings;
+use crate::store::sweep::SweepSettings;
 
 /// All replicas of one deployment must agree on `ttl_ms`: each judges by its own when a lease is stale.
 #[derive(Clone, Debug)]
@@ -25,9 +25,10 @@ pub struct JobsSettings {
     /// On the lease session: over all of a statement's waits. `lock_timeout` alone never fires where many short
     /// effects follow each other.
     pub statement_timeout_ms: u64,
-    /// On the effect session: the longest time that one effect may hold the fence. At most 2000.
+    /// On the effect session: the longest time that one effect may hold the fence, and of any other statement. At most
+    /// 2000.
     pub effect_timeout_ms: u64,
-    /// Between two sweeps of the presence table.
+    /// Between two sweeps. Large tables are looked through less often (`outlook`).
     pub sweep_interval_ms: u64,
     /// Between two passes over partitions and retention.
     pub partitions_interval_ms: u64,

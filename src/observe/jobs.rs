@@ -13,6 +13,7 @@ const BELIEF_ENDS: &str = "everbeat_jobs_belief_ends_total";
 const UNBLOCKED: &str = "everbeat_jobs_effects_ended_total";
 const PASSES: &str = "everbeat_jobs_passes_total";
 const PASS: &str = "everbeat_jobs_pass_seconds";
+const LOOK: &str = "everbeat_jobs_look_seconds";
 
 pub(super) const METRICS: &[Metric] = &[
     gauge(HELD, "1 while this replica believes that it holds the duty's lease, else 0."),
@@ -24,6 +25,7 @@ pub(super) const METRICS: &[Metric] = &[
     counter(UNBLOCKED, "Effect backends of a former holder that were ended because they held the fence, by duty."),
     counter(PASSES, "Passes of a duty, by duty and outcome."),
     seconds(PASS, "Time of one pass of a duty."),
+    seconds(LOOK, "Time of one look through all of presence for devices that may fall due; large tables have few."),
 ];
 
 /// How a campaign ended.
@@ -146,4 +148,9 @@ pub fn belief_ended(duty: &'static str, reason: &'static str) {
 pub fn pass(duty: &'static str, outcome: PassOutcome, took: Duration) {
     metrics::counter!(PASSES, "duty" => duty, "outcome" => outcome.as_str()).increment(1);
     metrics::histogram!(PASS, "duty" => duty).record(took.as_secs_f64());
+}
+
+/// The sweeper has looked through all of presence.
+pub fn looked(took: Duration) {
+    metrics::histogram!(LOOK).record(took.as_secs_f64());
 }

@@ -20,7 +20,7 @@
 use time::{Duration, OffsetDateTime};
 
 use crate::domain::presence::{Deadlines, State};
-use crate::store::presence::SweepSettings;
+use crate::store::sweep::SweepSettings;
 
 /// What the database knows of one device.
 #[derive(Clone, Debug)]

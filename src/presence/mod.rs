@@ -1,5 +1,5 @@
 //! Heartbeats in: acknowledged from memory, coalesced for each device, flushed in batches. Beliefs out: the rule is
-//! [`detector`]'s, applied by the sweep (a leader's duty, `store::presence::sweep`).
+//! [`detector`]'s, applied by the sweep (a leader's duty, `store::sweep`).
 //!
 //! Invariants:
 //! * **A promise is committed before it is given when it gets longer** ([`promises`]); every one travels with the

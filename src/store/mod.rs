@@ -43,6 +43,7 @@ pub mod revocations;
 pub mod session;
 pub mod settings;
 pub mod statement;
+pub mod sweep;
 
 pub use control::{Abort, ControlStore};
 pub use durability::{Durability, Policy};

@@ -1,5 +1,5 @@
-//! Presence in the database: the flush of contacts, promises, goodbyes, the tick with its record of outages, and the
-//! sweep. Time is the database's; a replica sends ages.
+//! Presence in the database: the flush of contacts, promises, goodbyes, and the tick with its record of outages. Time
+//! is the database's; a replica sends ages.
 //!
 //! **A contact's time is never later than the contact.** Ages are counted on the replica's boot clock back from the
 //! moment at which the *anchor* arrived: the database's clock, read in the same transaction. So neither a queue, a
@@ -26,10 +26,9 @@ use uuid::Uuid;
 
 use super::readings::WAL_WRITE;
 use super::statement::Params;
-use super::{Durability, FleetStore, Session, StoreError};
+use super::{Durability, FleetStore, StoreError};
 use crate::domain::database_clock::DatabaseClock;
 use crate::domain::ids::{DeviceId, Fingerprint, ReplicaId};
-use crate::domain::lease::Fence;
 use crate::domain::presence::Said;
 use crate::domain::time::Boottime;
 
@@ -50,8 +49,6 @@ crate::statements! {
     GOODBYE = "presence_goodbye";
     /// The write path works; the record of outages.
     TICK = "presence_tick";
-    /// Silent devices become suspect and offline.
-    SWEEP = "presence_sweep";
 }
 
 /// Of any hour, so much may be taken out of the silence of one replica's devices because the replica refused their
@@ -278,67 +275,6 @@ pub async fn tick(
     }))
 }
 
-/// No `Default`: the same values must reach the ticks of every replica and the sweep.
-#[derive(Clone, Copy, Debug)]
-pub struct SweepSettings {
-    /// Devices in one statement: the fence is held as long as it runs. At most 500.
-    pub rows_max: i64,
-    /// A tick older than this proves nothing: the sweep changes nothing.
-    pub tick_fresh: Duration,
-    /// How long a replica that cannot flush goes on acknowledging heartbeats; a replica that has not flushed for
-    /// longer is cut off or dead. The same as the replicas' own `blind_max`, or longer.
-    pub blind_max: Duration,
-    pub cap: RestartCap,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// False: deposed. Nothing was changed.
-    pub fence_held: bool,
-    /// False: no fresh tick on this primary, or a clock that was set back. Nothing was changed.
-    pub tick_fresh: bool,
-    /// Devices that were found due. `rows_max` of them: sweep again at once.
-    pub due: i64,
-    pub suspect: i64,
-    pub offline: i64,
-    /// The effect's number, drawn under the fence, if anything was changed.
-    pub seq: Option<i64>,
-}
-
-/// One sweep under the fence, within `limit`.
-pub async fn sweep(
-    session: &Session,
-    fence: &Fence,
-    settings: &SweepSettings,
-    limit: Duration,
-) -> Result<Swept, StoreError> {
-    let (fresh, blind, window) = (ms(settings.tick_fresh), ms(settings.blind_max), ms(settings.cap.window));
-    let rows = session
-        .query(
-            &SWEEP,
-            &[
-                &fence.role,
-                &fence.epoch,
-                &fence.timeline,
-                &settings.rows_max,
-                &fresh,
-                &blind,
-                &settings.cap.restarts_max,
-                &window,
-            ],
-            limit,
-        )
-        .await?;
-    Ok(rows.first().map_or_else(Swept::default, |row| Swept {
-        fence_held: row.get("fence_held"),
-        tick_fresh: row.get("tick_fresh"),
-        due: row.get("due"),
-        suspect: row.get("suspect"),
-        offline: row.get("offline"),
-        seq: row.get("seq"),
-    }))
-}
-
-fn ms(span: Duration) -> i64 {
+pub(super) fn ms(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }

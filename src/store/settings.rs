@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 /// For every session, whatever the server, the database or the role is set to.
 /// * Weaker than `on`, a COMMIT comes back before its record is flushed anywhere, and what was flushed by then would
 ///   prove nothing about it.
-/// * No statement here runs for long enough to repay its compilation, which takes a sweep of a million devices a second.
+/// * No statement here runs for long enough to repay its compilation: that of a sweep takes a second.
 pub(super) const ALWAYS: [(&str, &str); 2] = [("synchronous_commit", "on"), ("jit", "off")];
 
 /// Which of the database's roles a connection is for.

@@ -1,5 +1,6 @@
--- presence_sweep: turns silent devices suspect and offline, under the fence, as of the last tick
+-- presence_sweep: turns those of some devices that are silent suspect and offline, under the fence, as of the last tick
 -- $1 role, $2 epoch, $3 timeline; $4 rows_max; $5 tick_fresh_ms; $6 blind_max_ms; $7 restarts_max; $8 window_ms
+-- $9 the devices
 -- The rule is presence::detector's; tests/presence.rs compares the two.
 with fence as materialized (
   select 1 from leader_epoch where role = $1::text and epoch = $2::bigint and timeline = $3::int for share),
@@ -22,23 +23,23 @@ lost as materialized (select replica, started_at, ended_at from marked where not
 everybody as materialized (
   select tick, (select at from restarts where replica is null) as restarted from pace),
 holder as materialized (
-  select r.id as replica,
+  select coalesce(r.id, o.replica) as replica,
          case when heard then least(e.tick, r.flushed_through) else e.tick end as until,
          greatest(case when not heard then r.flushed_through + $6::bigint * interval '1 millisecond' end, o.at) as base
-  from everybody e cross join replicas r left join restarts o on o.replica = r.id
+  from everybody e cross join (replicas r full join restarts o on o.replica = r.id)  -- some of them long gone
   cross join lateral (select r.flushed_through >= e.tick - $6::bigint * interval '1 millisecond' as heard) h),
-due as materialized (  -- a scan that ends at the limit; what costs a look-up comes last
-  -- First, by the row and two constants alone, who was heard within the shortest deadline: nothing below shortens that.
+due as materialized (  -- ends at the limit; what costs a look-up comes last
   select p.device_id
-  from everybody e cross join presence p left join holder h on h.replica = p.replica
+  from everybody e cross join unnest($9::uuid[]) as asked (device_id)
+  -- By the key, always: of many thousands, the planner would rather read the whole table, and hold the fence meanwhile.
+  cross join lateral (select q.* from presence q where q.device_id = asked.device_id offset 0) p
+  left join holder h on h.replica = p.replica
   cross join lateral (
     select greatest(coalesce(p.last_seen, p.state_since), p.promised_until, e.restarted, h.base) as base,
            coalesce(h.until, e.tick) as until,
            case p.state when 1 then p.promise_ms * 15 / 10 else p.promise_ms * 33 / 10 + 10000 end
              * interval '1 millisecond' as deadline) s
   where p.state in (1, 2)
-    and greatest(coalesce(p.last_seen, p.state_since), p.promised_until, (select restarted from everybody))
-        <= (select tick from everybody) - p.promise_ms * 15 / 10 * interval '1 millisecond'
     and s.until - s.base >= s.deadline
     and s.until - s.base - coalesce((
           select sum(greatest(least(l.ended_at, s.until) - greatest(l.started_at, s.base), interval '0'))
@@ -85,4 +86,6 @@ effect as (
 select exists (select from fence) as fence_held, exists (select from pace) as tick_fresh,
        (select count(*) from changed where state = 2) as suspect,
        (select count(*) from changed where state = 3) as offline,
-       (select count(*) from due) as due, (select seq from numbered) as seq
+       (select count(*) from due) as due, (select seq from numbered) as seq,
+       (select array_agg(replica order by replica) from restarts) as restarted,
+       (select array_agg(at order by replica) from restarts) as restarted_at

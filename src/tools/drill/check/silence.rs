@@ -7,7 +7,8 @@ use crate::tools::drill::evidence::{Attempt, Silenced};
 use crate::tools::drill::verdict::{Invariant, Verdict};
 
 /// From the moment when silence is long enough to the event: a contact is flushed within 1 s, ticks come every second
-/// and may be 3 s late before that is an outage, a sweep comes every second and its statement takes at most 2 s.
+/// and may be 3 s late before that is an outage, a sweep comes every second and its statement takes at most 2 s. In a
+/// table as small as a drill's every sweep looks for itself (`jobs::outlook`).
 pub const SWEEP_ALLOWANCE_US: u64 = 8 * SECOND_US;
 /// Around a fault there may be no sweeper at first: a lease lasts 10 s, and followers look every 1.2 s at most.
 pub const TAKEOVER_ALLOWANCE_US: u64 = 12 * SECOND_US;
